@@ -1,0 +1,1 @@
+"""What a site holds: cases, facts, contract, splits, preprocessing."""

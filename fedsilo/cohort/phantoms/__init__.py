@@ -1,0 +1,1 @@
+"""The embedded cohort: procedural anatomy, analytic CT and MR contrast."""

@@ -1,0 +1,131 @@
+"""The cohort file: which sites take part in which role, where their data lie, and the organs by name."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fedsilo import params as params_module
+from fedsilo.errors import ParamsError
+from fedsilo.params import Params, Section
+from fedsilo.types import SiteRole
+
+IDENTIFIER = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
+BACKGROUND = "background"
+
+
+def _identifier(value: str) -> str:
+    if not IDENTIFIER.match(value):
+        raise ValueError("a name starts with a-z and has only a-z, 0-9, _ and -, at most 40 characters")
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+class SiteEntry(Section):
+    """One site of a cohort."""
+
+    name: Identifier
+    folder: str = Field(description="below the cohort's root, in nnU-Net raw layout")
+    role: SiteRole
+    modality: Literal["CT", "MR"]
+    intensity_unit: Literal["hu", "au", "windowed_8bit"]
+    show_images: bool = Field(description="whether overlays of this site's test cases may stand in the report")
+
+
+class Overrides(Section):
+    """Changes to params.yaml that this cohort needs, a section each; empty if none."""
+
+    phantoms: dict[str, object]
+    prepare: dict[str, object]
+    federate: dict[str, object]
+    inside: dict[str, object]
+    outside: dict[str, object]
+    report: dict[str, object]
+
+
+class Roster(Section):
+    """A cohort: sites, organs and label names."""
+
+    name: Identifier
+    root: str | None = Field(description="folder with the sites' folders; null: data.root of params.yaml")
+    organs: tuple[str, ...] = Field(min_length=2, description="position is the label value; the first is background")
+    aliases: dict[str, str] = Field(description="other names of an organ, as sites write them")
+    drop: tuple[str, ...] = Field(description="annotated names that are none of our organs; become background")
+    sites: tuple[SiteEntry, ...] = Field(min_length=1)
+    overrides: Overrides
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Roster":
+        names = [site.name for site in self.sites]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            roles = {site.role for site in self.sites if site.name in repeated}
+            how = "both inside and outside" if len(roles) == 2 else "twice"  # noqa: PLR2004  # the two roles
+            raise ValueError(f"site {repeated[0]} is listed {how}")
+        folders = [site.folder for site in self.sites]
+        shared = sorted({folder for folder in folders if folders.count(folder) > 1})
+        if shared:
+            raise ValueError(f"two sites use the folder {shared[0]}")
+        if self.organs[0] != BACKGROUND:
+            raise ValueError(f"organs must start with {BACKGROUND}, got {self.organs[0]}")
+        if len(set(self.organs)) != len(self.organs):
+            raise ValueError("organs has a name twice")
+        unknown = sorted({organ for organ in self.aliases.values() if organ not in self.organs})
+        if unknown:
+            raise ValueError(f"aliases point to unknown organ {unknown[0]}; organs are {', '.join(self.organs)}")
+        if not self.inside:
+            raise ValueError("no site has the role inside")
+        return self
+
+    @property
+    def inside(self) -> tuple[SiteEntry, ...]:
+        """Sites that train, sorted by name."""
+        return self._with_role("inside")
+
+    @property
+    def outside(self) -> tuple[SiteEntry, ...]:
+        """Sites met at test time only, sorted by name."""
+        return self._with_role("outside")
+
+    def site(self, name: str) -> SiteEntry:
+        """Find a site by name.
+
+        Raises:
+            ParamsError: The cohort has no such site.
+        """
+        for entry in self.sites:
+            if entry.name == name:
+                return entry
+        raise ParamsError(f"cohort {self.name} has no site {name}; it has {', '.join(entry.name for entry in self.sites)}")
+
+    def _with_role(self, role: SiteRole) -> tuple[SiteEntry, ...]:
+        return tuple(sorted((site for site in self.sites if site.role == role), key=lambda site: site.name))
+
+
+def load(path: Path) -> Roster:
+    """Read a cohort file.
+
+    Raises:
+        ParamsError: The file cannot be read, or a key or value is wrong; names it.
+    """
+    return params_module.validate(Roster, params_module.read_yaml(path), source=str(path))
+
+
+def load_run(cohort_path: Path, params_path: Path, assignments: Sequence[str] = ()) -> tuple[Roster, Params]:
+    """Read a cohort file and the params that hold for it: params.yaml, its overrides, then the assignments.
+
+    Raises:
+        ParamsError: Either file or an assignment is wrong; names the key.
+    """
+    roster = load(cohort_path)
+    changes = {name: change for name, change in roster.overrides.model_dump().items() if change}
+    return roster, params_module.load(params_path, changes, assignments)
+
+
+def data_root(roster: Roster, params: Params) -> Path:
+    """Say where the sites' folders of a cohort lie, relative to the workspace."""
+    return Path(roster.root if roster.root is not None else params.data.root)

@@ -1,0 +1,42 @@
+"""The exception tree: everything a user can cause ends in one line and exit code 1."""
+
+
+class FedsiloError(Exception):
+    """Root of all errors that a user can act on; the message is one line: what, where, expected, got."""
+
+
+class ParamsError(FedsiloError):
+    """A key or value in a params file, a cohort file or on the command line is wrong."""
+
+
+class DataError(FedsiloError):
+    """A file or folder of a site cannot be used; names the site and the file."""
+
+
+class ContractError(FedsiloError):
+    """Cases broke rules of the data contract; the message lists site, case, rule, found and expected."""
+
+
+class StateMismatchError(FedsiloError):
+    """Two states differ in keys, shapes or dtypes."""
+
+
+class UpdateRefusedError(FedsiloError):
+    """A site's update failed an admission check; ``check`` names it."""
+
+    def __init__(self, check: str, message: str) -> None:
+        """Keep the name of the refusing check beside the message."""
+        super().__init__(f"[{check}] {message}")
+        self.check = check
+
+
+class CheckpointError(FedsiloError):
+    """A stored state is missing, cut off or differs from its recorded SHA-256."""
+
+
+class RoutingError(FedsiloError):
+    """A network or list of experts cannot be routed."""
+
+
+class OutputError(FedsiloError):
+    """A result cannot be written where it belongs."""

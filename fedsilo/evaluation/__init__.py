@@ -1,0 +1,1 @@
+"""Scores of a prediction and the statistics over them."""

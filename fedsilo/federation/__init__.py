@@ -1,0 +1,1 @@
+"""Many sites, one server: states, updates, aggregation, the inside fold."""

@@ -1,0 +1,276 @@
+"""Every knob of a run as frozen values, read from params.yaml and nowhere else."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedsilo.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Triple = tuple[Positive, Positive, Positive]
+CountTriple = tuple[Count, Count, Count]
+
+
+class Section(BaseModel):
+    """A frozen group of params; unknown keys are errors and no field has a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class DataParams(Section):
+    """Where real data lie."""
+
+    root: str = Field(description="folder with the sites' folders, for cohort files whose root is null")
+
+
+class RuntimeParams(Section):
+    """How a run uses the machine; results do not depend on it, so DVC does not track it."""
+
+    parallel_sites: Count = Field(description="sites that train at the same time, each in a process of its own")
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: one CUDA device a site if there are any")
+    amp: bool = Field(description="autocast to bfloat16 on CUDA; never on CPU")
+
+
+class PhantomsParams(Section):
+    """Size of the embedded cohort."""
+
+    grid_zyx: CountTriple = Field(description="voxels of a stored volume")
+    spacing_zyx_mm: Triple
+    inside_cases: Count = Field(description="subjects at an inside site")
+    outside_cases: Count = Field(description="subjects at an outside site")
+
+
+class ContractParams(Section):
+    """Bounds of the data contract."""
+
+    spacing_mm: tuple[Positive, Positive] = Field(description="allowed spacing of every axis")
+    min_edge_3d: Count = Field(description="voxels; smallest edge of a volume")
+    min_edge_2d: Count = Field(description="pixels; smallest in-plane edge of a slice")
+    max_affine_difference: Positive = Field(description="largest entry of |affine of image - affine of label|")
+    min_distinct_values: Count = Field(description="distinct intensities that make an image")
+
+
+class PrepareParams(Section):
+    """From a folder at a site to prepared cases."""
+
+    spacing_zyx_mm: tuple[Positive | None, Positive, Positive] = Field(
+        description="working spacing of mm cases; a null z keeps the slices as acquired"
+    )
+    size_yx_px: tuple[Count, Count] = Field(description="working size of cases without spacing")
+    ct_clip_hu: tuple[float, float]
+    mr_clip_percentiles: tuple[float, float] = Field(description="of non-zero voxels; also used for windowed 8-bit CT")
+    val_share: Share = Field(description="share of an inside site's patients for validation, at least one")
+    test_share: Share = Field(description="share of an inside site's patients for test, at least one")
+    contract: ContractParams
+
+
+class NetworkParams(Section):
+    """A MONAI U-Net with BatchNorm."""
+
+    spatial_dims: Literal[2, 3]
+    channels: tuple[Count, ...] = Field(min_length=2, description="features a level, top to bottom")
+    num_res_units: Annotated[int, Field(ge=0)]
+
+
+class GinParams(Section):
+    """Global intensity non-linear augmentation (Ouyang et al., TMI 2022; FedGIN)."""
+
+    mode: Literal["per_sample", "shared", "none"] = Field(description="shared: one random net a batch, as FedGIN's release")
+    probability: Share = Field(description="chance that a sample is remapped")
+    padding: Literal["replicate", "zeros"]
+
+
+class SpatialParams(Section):
+    """Random affine maps of image and label."""
+
+    probability: Share
+    rotation_deg: Annotated[float, Field(ge=0, le=180)]
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(description="zoom drawn from 1-scale to 1+scale")
+    translation: Share = Field(description="of the image's edge")
+
+
+class OptimizerParams(Section):
+    """AdamW, the same at every site."""
+
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    final_rate: Share = Field(description="learning rate of the last round as a share of the first's; cosine between, 1 = constant")
+    moments: Literal["reset", "keep"] = Field(description="what happens to a site's Adam moments between rounds")
+
+
+class FederateParams(Section):
+    """Rounds of local training and averaging."""
+
+    rounds: Count
+    local_epochs: Count
+    batch_size: Count
+    patch_zyx: tuple[Count, Count, Count] = Field(description="training crop in working voxels; z is ignored in 2D")
+    weighting: Literal["cases", "slices", "uniform"] = Field(description="a site's weight in the average")
+    momentum: Share = Field(description="weight of a site's history in its inside model; 0 keeps only the last round")
+    validate_every: Count = Field(description="rounds between validations; the last round is always validated")
+    network: NetworkParams
+    optimizer: OptimizerParams
+    gin: GinParams
+    spatial: SpatialParams
+
+
+class InsideParams(Section):
+    """Comparison of models at inside sites."""
+
+    finetune_epochs: Count = Field(description="epochs of FedAvg + fine-tuning")
+
+
+class ObjectiveParams(Section):
+    """Weights of the three unlabelled losses of test-time routing."""
+
+    consistency: Annotated[float, Field(ge=0)]
+    shape: Annotated[float, Field(ge=0)]
+    entropy: Annotated[float, Field(ge=0)]
+
+
+class OutsideParams(Section):
+    """Test-time routing at outside sites (IOP-FL)."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps a case; fixed, never chosen by labels")
+    learning_rate: Positive
+    prior_global: Annotated[float, Field(gt=0, lt=1)] = Field(description="route of the global model before the first step")
+    gate: Literal["static", "case"] = Field(description="static: one route a layer; case: also from the layer's input moments")
+    noise_sd: Annotated[float, Field(ge=0)] = Field(description="of the second view, in z-score units")
+    shape_radius_px: Count = Field(description="radius of the contour window")
+    batch_size: Count = Field(description="slices or patches of a case in one step")
+    norm_statistics: Literal["mixture", "batch"] = Field(description="BatchNorm statistics while adapting and predicting")
+    presets: dict[str, ObjectiveParams] = Field(min_length=1)
+
+
+class ReportParams(Section):
+    """Tables of the report."""
+
+    bootstrap_resamples: Annotated[int, Field(ge=99)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Params(Section):
+    """All params of a run."""
+
+    seed: Annotated[int, Field(ge=0)]
+    data: DataParams
+    runtime: RuntimeParams
+    phantoms: PhantomsParams
+    prepare: PrepareParams
+    federate: FederateParams
+    inside: InsideParams
+    outside: OutsideParams
+    report: ReportParams
+
+    @model_validator(mode="after")
+    def _fit_network(self) -> "Params":
+        levels = len(self.federate.network.channels) - 1
+        edges = self.federate.patch_zyx if self.federate.network.spatial_dims == 3 else self.federate.patch_zyx[1:]  # noqa: PLR2004  # the number of axes
+        if any(edge % 2**levels for edge in edges):
+            raise ValueError(f"federate.patch_zyx {edges} must be multiples of {2**levels} for {levels + 1} network levels")
+        return self
+
+
+def load(path: Path, overrides: Mapping[str, object] | None = None, assignments: Sequence[str] = ()) -> Params:
+    """Read params.yaml, then apply a cohort's overrides, then ``key.path=value`` assignments of the command line.
+
+    Raises:
+        ParamsError: The file is missing or not YAML, or a key is unknown, missing or of the wrong kind; one line that
+            names every such key.
+    """
+    tree = merge(read_yaml(path), overrides or {}, path=path)
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise ParamsError(f"cannot use {assignment!r}: expected key.path=value")
+        tree = merge(tree, _nest(key.split("."), yaml.safe_load(text)), path=path)
+    return validate(Params, tree, source=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """Read a YAML mapping.
+
+    Raises:
+        ParamsError: The file is missing, not YAML, or not a mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ParamsError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ParamsError(f"cannot use {path}: expected a mapping of sections, got {type(tree).__name__}")
+    return tree
+
+
+def merge(tree: Mapping[str, object], changes: Mapping[str, object], *, path: Path, prefix: str = "") -> dict[str, object]:
+    """Replace leaves of ``tree`` by those of ``changes``; a key that ``tree`` does not have is an error.
+
+    Raises:
+        ParamsError: ``changes`` names a key that does not exist, or puts a value where a section stands.
+    """
+    merged = dict(tree)
+    for key, change in changes.items():
+        name = f"{prefix}{key}"
+        if key not in merged:
+            raise ParamsError(f"{path}: unknown key {name}{_nearest(key, merged)}")
+        present = merged[key]
+        if isinstance(present, Mapping) and name != "outside.presets":
+            if not isinstance(change, Mapping):
+                raise ParamsError(f"{path}: {name} is a section, got the value {change!r}")
+            merged[key] = merge(present, change, path=path, prefix=f"{name}.")
+        else:
+            merged[key] = change
+    return merged
+
+
+def validate(kind: type[SectionT], tree: Mapping[str, object], *, source: str) -> SectionT:
+    """Build a frozen value from a tree.
+
+    Raises:
+        ParamsError: One line that names each wrong key, what it got and what was expected.
+    """
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = ".".join(str(part) for part in item["loc"]) or "file"
+            if item["type"] == "extra_forbidden":
+                problems.append(f"unknown key {name}{_nearest(str(item['loc'][-1]), _siblings(kind, item['loc'][:-1]))}")
+            elif item["type"] == "missing":
+                problems.append(f"missing key {name}")
+            else:
+                problems.append(f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {item['input']!r}"[:300])
+        raise ParamsError(f"{source}: " + "; ".join(problems)) from error
+
+
+def _siblings(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """List the keys that exist where an unknown one was found."""
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        kind = field.annotation
+    return list(kind.model_fields)
+
+
+def _nearest(key: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """Suggest the known key nearest to a misspelt one."""
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _nest(keys: Sequence[str], value: object) -> dict[str, object]:
+    """Turn ``["a", "b"], 1`` into ``{"a": {"b": 1}}``."""
+    for key in reversed(keys):
+        value = {key: value}
+    return {keys[0]: value[keys[0]]} if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""A site nobody trained at: routed experts and their unlabelled adaptation."""

@@ -1,0 +1,1 @@
+"""One model at one site: network, augmentation, loss, training, inference."""

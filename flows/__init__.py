@@ -1,0 +1,1 @@
+"""Sequence: one Prefect flow a phase, each also `python -m flows.<phase>`."""

@@ -1,0 +1,61 @@
+"""The command line shared by all phases: which cohort, which params, where."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsilo.cohort import roster as rosters
+from fedsilo.cohort.roster import Roster
+from fedsilo.errors import FedsiloError
+from fedsilo.params import Params
+from tasks.paths import RunPaths
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a phase is asked to do."""
+
+    roster: Roster
+    params: Params
+    paths: RunPaths
+    data_root: Path
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Make the parser with the options that every phase has."""
+    made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    made.add_argument("--cohort", type=Path, default=Path("cohorts/demo.yaml"), help="cohort file (default: %(default)s)")
+    made.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: %(default)s)")
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one param, e.g. federate.rounds=10")
+    made.add_argument("--run", help="name of the results' folders (default: the cohort's name)")
+    made.add_argument("--workspace", type=Path, default=Path(), help="folder that holds data/, runs/, reports/ (default: here)")
+    return made
+
+
+def resolve(options: argparse.Namespace) -> Run:
+    """Read the files that the options name.
+
+    Raises:
+        ParamsError: A params file, cohort file or assignment is wrong.
+    """
+    roster, params = rosters.load_run(options.cohort, options.params, options.set)
+    paths = RunPaths(workspace=options.workspace, cohort=roster.name, run=options.run or roster.name)
+    return Run(roster=roster, params=params, paths=paths, data_root=options.workspace / rosters.data_root(roster, params))
+
+
+def phase(description: str | None, body: Callable[[Run], object], argv: Sequence[str] | None = None) -> int:
+    """Run one phase: read the options, call ``body``, and turn an error a user can act on into one line and exit code 1."""
+    options = parser(description).parse_args(argv)
+    return guard(lambda: body(resolve(options)))
+
+
+def guard(body: Callable[[], object]) -> int:
+    """Call ``body``; 0 if it returns, 1 and one line on stderr if it raises an error that a user can act on."""
+    try:
+        body()
+    except FedsiloError as error:
+        sys.stderr.write(f"fedsilo: {error}\n")
+        return 1
+    return 0

@@ -1,0 +1,1 @@
+"""Adapters: load, one fedsilo call, save, one log line."""
