@@ -103,7 +103,9 @@ class OptimizerParams(Section):
 
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
-    final_rate: Share = Field(description="learning rate of the last round as a share of the first's; cosine between, 1 = constant")
+    final_rate: Share = Field(
+        description="learning rate of the last round as a share of the first's; cosine between, 1 = constant"
+    )
     moments: Literal["reset", "keep"] = Field(description="what happens to a site's Adam moments between rounds")
 
 
@@ -126,6 +128,7 @@ class FederateParams(Section):
 class InsideParams(Section):
     """Comparison of models at inside sites."""
 
+    methods: tuple[Literal["global", "inside", "local", "finetuned"], ...] = Field(min_length=1, description="models to compare")
     finetune_epochs: Count = Field(description="epochs of FedAvg + fine-tuning")
 
 
@@ -140,6 +143,7 @@ class ObjectiveParams(Section):
 class OutsideParams(Section):
     """Test-time routing at outside sites (IOP-FL)."""
 
+    methods: tuple[Literal["global", "ensemble", "soup", "routing"], ...] = Field(min_length=1)
     steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps a case; fixed, never chosen by labels")
     learning_rate: Positive
     prior_global: Annotated[float, Field(gt=0, lt=1)] = Field(description="route of the global model before the first step")

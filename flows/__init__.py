@@ -1,1 +1,5 @@
 """Sequence: one Prefect flow a phase, each also `python -m flows.<phase>`."""
+
+from flows import environment
+
+environment.set_defaults()

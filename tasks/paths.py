@@ -30,9 +30,9 @@ class RunPaths:
         return self.workspace / "runs" / self.run
 
     @property
-    def work_dir(self) -> Path:
+    def checkpoints_dir(self) -> Path:
         """Folder of a run's journal and checkpoints; kept between runs, never an output."""
-        return self.workspace / "work" / self.run
+        return self.workspace / "checkpoints" / self.run
 
     @property
     def global_state(self) -> Path:
@@ -42,6 +42,10 @@ class RunPaths:
     def inside_state(self, site: str) -> Path:
         """A site's inside model."""
         return self.run_dir / "inside" / f"{site}.safetensors"
+
+    def baseline_state(self, site: str, method: str) -> Path:
+        """A site's baseline model: ``local`` or ``finetuned``."""
+        return self.run_dir / "baselines" / site / f"{method}.safetensors"
 
     @property
     def rounds_table(self) -> Path:

@@ -1,0 +1,172 @@
+"""GIN: remap a batch's intensities with small random networks, so that a model learns shapes and not a scanner's contrast."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from fedsilo.params import GinParams
+
+NUM_LAYERS = 4
+HIDDEN_CHANNELS = 2
+KERNEL_SIZES = (1, 3)
+NEGATIVE_SLOPE = 0.01
+NORM_EPS = 1e-5
+"""Added to the norm that is divided by: an image of zeros stays one."""
+
+CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
+
+
+@dataclass(frozen=True, eq=False)
+class GinLayer:
+    """Random numbers of one layer of ``n`` networks.
+
+    Attributes:
+        weight: Kernels with an edge of 1 or 3, standard normal, without fan-in scaling.
+        shift: Added after the convolution, standard normal.
+    """
+
+    weight: Float[Tensor, "n c_out c_in *kernel"]
+    shift: Float[Tensor, "n c_out"]
+
+
+@dataclass(frozen=True, eq=False)
+class GinDraw:
+    """All that is random in one call of GIN.
+
+    Attributes:
+        mix: Share of the remapped image in each sample, in [0, 1).
+        layers: First to last; one network a sample, or one for the whole batch.
+        remapped: Which samples are remapped at all; the others pass unchanged.
+        padding: What a kernel sees beyond the border.
+    """
+
+    mix: Float[Tensor, " b"]
+    layers: tuple[GinLayer, ...]
+    remapped: Bool[Tensor, " b"]
+    padding: Literal["replicate", "zeros"]
+
+
+def sample_gin(num_samples: int, num_channels: int, *, spatial_dims: int, params: GinParams, generator: Generator) -> GinDraw:
+    """Draw the random networks of one batch.
+
+    The order of draws is a contract, so that a seed means the same numbers as in the authors' release: ``mix`` of all samples;
+    for each layer its kernel size (one for the whole batch), its weights and its shifts; last the numbers that
+    ``params.probability`` is compared with, which the release does not have. ``params.mode`` ``"none"`` remaps no sample.
+
+    Args:
+        num_samples: Images of the batch.
+        num_channels: Channels of an image; its networks have widths ``num_channels, 2, 2, 2, num_channels``.
+        spatial_dims: 2 or 3.
+        params: Mode, probability and padding.
+        generator: On the CPU; advanced by the draw.
+
+    Returns:
+        A draw on the CPU.
+
+    Reference:
+        Ouyang et al., Causality-inspired single-source domain generalization, IEEE TMI 2022. Mode ``"shared"`` is that of
+        FedGIN (Nagaraju et al., 2025): one network a batch, ``mix`` still one a sample. Deviation: ``probability`` and padding
+        ``"replicate"``.
+    """
+    num_networks = 1 if params.mode == "shared" else num_samples
+    widths = (num_channels, *[HIDDEN_CHANNELS] * (NUM_LAYERS - 1), num_channels)
+    mix = torch.rand(num_samples, generator=generator)
+    layers = []
+    for num_in, num_out in pairwise(widths):
+        kernel = [KERNEL_SIZES[int(torch.randint(len(KERNEL_SIZES), (1,), generator=generator))]] * spatial_dims
+        weight = torch.randn(num_networks, num_out, num_in, *kernel, generator=generator)
+        shift = torch.randn(num_networks, num_out, generator=generator)
+        layers.append(GinLayer(weight, shift))
+    keep = torch.rand(num_samples, generator=generator)
+    probability = 0.0 if params.mode == "none" else params.probability
+    return GinDraw(mix, tuple(layers), keep < probability, params.padding)
+
+
+def apply_gin(images: Float[Tensor, "b c *space"], draw: GinDraw) -> Float[Tensor, "b c *space"]:
+    """Remap intensities; geometry, and with it the labels, stays.
+
+    ``g`` is the random network: four convolutions of stride 1 that keep the size, LeakyReLU 0.01 after the first three. With
+    ``m = (1 - mix) x + mix g(x)`` the result is ``m ||x|| / (||m|| + 1e-5)``; norms run over channels and space of a sample.
+    Computed outside autocast and without gradient in float32 (float64 for float64 images), because norms of volumes overflow
+    half precision.
+
+    Args:
+        images: Z-scored per volume: the shifts are of order 1 and flatten images of another scale. Not modified.
+        draw: Of `sample_gin`, for as many samples, channels and axes; moved to the images' device in one copy.
+
+    Returns:
+        Images of the same shape, dtype and device. Samples that the draw leaves alone are bit-identical; if it leaves all
+        alone, the result is ``images`` itself.
+
+    Raises:
+        ValueError: The draw was made for another number of samples, channels or axes.
+
+    Reference:
+        As `sample_gin`; equal to the release for padding ``"zeros"`` and probability 1.
+
+    Example:
+        >>> params = GinParams(mode="per_sample", probability=1.0, padding="replicate")
+        >>> draw = sample_gin(2, 1, spatial_dims=2, params=params, generator=torch.Generator().manual_seed(0))
+        >>> tuple(apply_gin(torch.ones(2, 1, 8, 8), draw).shape)
+        (2, 1, 8, 8)
+    """
+    _check_fit(images, draw)
+    if not bool(draw.remapped.any()):
+        return images
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        original = images.to(torch.promote_types(images.dtype, torch.float32))
+        draw = _move(draw, like=original)
+        one_a_sample = (-1, *[1] * (images.ndim - 1))
+        mix = draw.mix.view(one_a_sample)
+        mixed = (1 - mix) * original + mix * _run_networks(original, draw)
+        scale = _sample_norms(original) / (_sample_norms(mixed) + NORM_EPS)
+        remapped = (mixed * scale.view(one_a_sample)).to(images.dtype)
+        return torch.where(draw.remapped.view(one_a_sample), remapped, images)
+
+
+def _check_fit(images: Float[Tensor, "b c *space"], draw: GinDraw) -> None:
+    first = draw.layers[0].weight
+    expected = (len(draw.mix), first.shape[2], first.ndim - 3)
+    found = (images.shape[0], images.shape[1], images.ndim - 2)
+    if found != expected:
+        raise ValueError(f"a draw for (samples, channels, axes) {expected} cannot be applied to {found}")
+
+
+def _move(draw: GinDraw, *, like: Tensor) -> GinDraw:
+    """Move a draw to the device and dtype of ``like`` in one copy of one buffer."""
+    parts = [draw.mix, draw.remapped, *[part for layer in draw.layers for part in (layer.weight, layer.shift)]]
+    buffer = torch.cat([part.flatten().to(like.dtype) for part in parts]).to(like.device)
+    moved, start = [], 0
+    for part in parts:
+        moved.append(buffer[start : start + part.numel()].view(part.shape))
+        start += part.numel()
+    mix, remapped, *rest = moved
+    layers = tuple(GinLayer(weight, shift) for weight, shift in zip(rest[::2], rest[1::2], strict=True))
+    return GinDraw(mix, layers, remapped.bool(), draw.padding)
+
+
+def _run_networks(images: Float[Tensor, "b c *space"], draw: GinDraw) -> Float[Tensor, "b c *space"]:
+    """Run every sample through its network: as groups of one convolution, so samples never mix."""
+    space = images.shape[2:]
+    num_networks = len(draw.layers[0].weight)
+    hidden = images.reshape(-1, num_networks * images.shape[1], *space)
+    for index, layer in enumerate(draw.layers):
+        margin = layer.weight.shape[-1] // 2
+        if margin:
+            mode = "replicate" if draw.padding == "replicate" else "constant"
+            hidden = functional.pad(hidden, [margin] * 2 * len(space), mode=mode)
+        hidden = CONVOLUTIONS[len(space)](hidden, layer.weight.flatten(0, 1), layer.shift.flatten(), groups=num_networks)
+        if index < len(draw.layers) - 1:
+            hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE)
+    return hidden.reshape(images.shape)
+
+
+def _sample_norms(images: Float[Tensor, "b c *space"]) -> Float[Tensor, " b"]:
+    norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return norms

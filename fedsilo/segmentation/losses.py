@@ -1,0 +1,78 @@
+"""Dice plus cross-entropy over the organs that a site annotates."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from fedsilo.types import CLASS_DIM
+
+DICE_SMOOTH = 1e-5
+
+
+def merge_logits(logits: Float[Tensor, "b c *space"], annotated: tuple[int, ...]) -> Float[Tensor, "b f *space"]:
+    """Merge background and every unannotated organ into one channel.
+
+    ``z~_0 = logsumexp_{c not in F} z_c``, ``z~_f = z_f``: the softmax of the merged logits is the merged softmax, so
+    that "background or an organ nobody looked for" is one class.
+
+    Args:
+        logits: Network output; channel 0 is background.
+        annotated: F, the annotated organs' values, each at least 1.
+
+    Returns:
+        Logits of ``[rest, *sorted(F)]``.
+
+    Raises:
+        ValueError: F is empty or has a value that the network does not have.
+
+    Reference:
+        Marginal loss of ConDistFL (arXiv 2308.04070), as in docs/method.md.
+    """
+    organs = sorted(annotated)
+    num_classes = logits.shape[CLASS_DIM]
+    if not organs or organs[0] < 1 or organs[-1] >= num_classes:
+        raise ValueError(f"annotated organs must be within 1..{num_classes - 1} and not empty, got {organs}")
+    rest = [value for value in range(num_classes) if value not in organs]
+    merged = logits[:, rest].logsumexp(dim=CLASS_DIM, keepdim=True)
+    return torch.cat([merged, logits[:, organs]], dim=CLASS_DIM)
+
+
+def merge_labels(labels: Int[Tensor, "b *space"], annotated: tuple[int, ...]) -> Int[Tensor, "b *space"]:
+    """Re-index labels to ``[rest, *sorted(F)]``; whatever is not in F becomes 0."""
+    merged = torch.zeros_like(labels)
+    for index, organ in enumerate(sorted(annotated), start=1):
+        merged[labels == organ] = index
+    return merged
+
+
+def dice_ce(logits: Float[Tensor, "b c *space"], labels: Int[Tensor, "b *space"]) -> Float[Tensor, ""]:
+    """Add batch Dice of the foreground and mean cross-entropy.
+
+    ``CE(z, y) + 1 - mean_c 2 sum(p_c y_c) / (sum p_c + sum y_c + 1e-5)``, sums over batch and space, c over the
+    foreground classes present in the batch: an organ that the batch does not show gives no Dice gradient. A batch
+    without any foreground has the cross-entropy only.
+    """
+    probs = logits.softmax(dim=CLASS_DIM)
+    onehot = functional.one_hot(labels, logits.shape[CLASS_DIM]).movedim(-1, CLASS_DIM).to(probs.dtype)
+    summed = [axis for axis in range(logits.ndim) if axis != CLASS_DIM]
+    overlap = (probs * onehot).sum(dim=summed)[1:]
+    size_reference = onehot.sum(dim=summed)[1:]
+    size = probs.sum(dim=summed)[1:] + size_reference
+    present = (size_reference > 0).to(probs.dtype)
+    per_organ = (1 - 2 * overlap / (size + DICE_SMOOTH)) * present
+    dice = per_organ.sum() / present.sum().clamp(min=1)
+    return functional.cross_entropy(logits, labels) + dice
+
+
+def marginal_dice_ce(
+    logits: Float[Tensor, "b c *space"], labels: Int[Tensor, "b *space"], *, annotated: tuple[int, ...]
+) -> Float[Tensor, ""]:
+    """Compute ``dice_ce`` over merged logits and labels; equals plain ``dice_ce`` where every organ is annotated.
+
+    Args:
+        logits: Network output.
+        labels: Organ values of the federation, int64; 0 where the site annotates nothing.
+        annotated: Values of the organs that this site annotates.
+    """
+    return dice_ce(merge_logits(logits, annotated), merge_labels(labels, annotated))

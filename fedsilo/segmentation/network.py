@@ -1,0 +1,54 @@
+"""The segmentation network: a MONAI U-Net with BatchNorm, initialised from a named generator."""
+
+import math
+
+import torch
+from monai.networks.nets import UNet
+from torch import nn
+
+from fedsilo.params import NetworkParams
+
+
+def build(params: NetworkParams, *, num_classes: int, in_channels: int, generator: torch.Generator) -> nn.Module:
+    """Build an untrained network; the same generator gives the same weights.
+
+    Convolutions get He-uniform weights (PyTorch's default scale, a = sqrt 5) and biases uniform within
+    1/sqrt(fan in); norm layers start as the identity. No layer draws by itself (dropout is off), and the global random
+    state is left as it was.
+
+    Args:
+        params: Depth, width and number of spatial axes.
+        num_classes: Organs and background; the network returns as many logits.
+        in_channels: Channels of an image.
+        generator: Source of the initial weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = UNet(
+            spatial_dims=params.spatial_dims,
+            in_channels=in_channels,
+            out_channels=num_classes,
+            channels=params.channels,
+            strides=(2,) * (len(params.channels) - 1),
+            num_res_units=params.num_res_units,
+            norm="BATCH",
+            dropout=0.0,
+        )
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.modules.conv._ConvNd):
+                _initialise(module, generator)
+    return network
+
+
+def divisor(params: NetworkParams) -> int:
+    """Return the number that every edge of an input must be a multiple of."""
+    return int(2 ** (len(params.channels) - 1))
+
+
+def _initialise(layer: nn.modules.conv._ConvNd, generator: torch.Generator) -> None:
+    """Draw a convolution's weight and bias."""
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    if layer.bias is not None:
+        fan_in, _ = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+        bound = 1 / math.sqrt(fan_in)
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

@@ -1,0 +1,139 @@
+"""Local training: epochs of one site from a given state to a new one."""
+
+import contextlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsilo import seeds
+from fedsilo.cohort import batches
+from fedsilo.cohort.batches import SiteData
+from fedsilo.params import FederateParams, OptimizerParams
+from fedsilo.segmentation import gin, losses, spatial
+from fedsilo.types import StateDict
+
+MOMENT_NAMES = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Names of the random numbers of one stretch of training: purpose, site and round decide them, nothing else."""
+
+    seed: int
+    purpose: str
+    site: str
+    round_index: int
+
+    def generator(self, name: str) -> torch.Generator:
+        """Make the generator of one use, e.g. ``gin``."""
+        return seeds.generator(self.seed, name, self.purpose, self.site, self.round_index)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stretch of local training gives.
+
+    Attributes:
+        moments: AdamW's moments by ``<parameter>.<moment>``; private to the site.
+        mean_loss: Over all steps.
+        num_steps: Batches seen.
+    """
+
+    moments: StateDict
+    mean_loss: float
+    num_steps: int
+
+
+def learning_rate(params: OptimizerParams, *, round_index: int, rounds: int) -> float:
+    """Return a round's learning rate: cosine from the first round's to ``final_rate`` times it in the last round.
+
+    Example:
+        >>> rates = OptimizerParams(learning_rate=1.0, weight_decay=0, final_rate=0.5, moments="reset")
+        >>> [learning_rate(rates, round_index=r, rounds=3) for r in range(3)]
+        [1.0, 0.75, 0.5]
+    """
+    progress = round_index / max(rounds - 1, 1)
+    share = params.final_rate + (1 - params.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+    return params.learning_rate * share
+
+
+def train(
+    network: nn.Module,
+    data: SiteData,
+    *,
+    epochs: int,
+    rate: float,
+    annotated: tuple[int, ...],
+    params: FederateParams,
+    stream: Stream,
+    moments: StateDict | None = None,
+    amp: bool = False,
+) -> Trained:
+    """Train ``network`` in place on one site's samples, on the device it is on.
+
+    Each batch: affine map of image and label, then GIN on the image alone, then network, marginal Dice + CE, AdamW.
+
+    Args:
+        network: Holds the state to start from; its parameters and buffers are changed.
+        data: The site's training samples.
+        epochs: Passes over the samples.
+        rate: AdamW's learning rate.
+        annotated: Values of the organs this site annotates.
+        params: Batch size, patch, augmentation and weight decay.
+        stream: Names of the random numbers.
+        moments: AdamW's moments to go on from; None starts at zero.
+        amp: bfloat16 autocast for network and loss, on CUDA only.
+
+    Returns:
+        Moments, mean loss and number of steps.
+    """
+    device = next(network.parameters()).device
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=params.optimizer.weight_decay)
+    if moments is not None:
+        _restore_moments(optimizer, network, moments)
+    order, warp, remap = (stream.generator(name) for name in ("batches", "spatial", "gin"))
+    autocast = torch.autocast("cuda", torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
+    network.train()
+    losses_seen: list[Tensor] = []
+    for _ in range(epochs):
+        for images_cpu, labels_cpu in batches.epoch(
+            data, batch_size=params.batch_size, patch_zyx=params.patch_zyx, generator=order
+        ):
+            images, labels = images_cpu.to(device), labels_cpu.to(device)
+            draw = spatial.sample_spatial(len(images), space=tuple(images.shape[2:]), params=params.spatial, generator=warp)
+            images, labels = spatial.apply_spatial(images, labels, draw)
+            if params.gin.mode != "none":
+                gin_draw = gin.sample_gin(
+                    len(images), images.shape[1], spatial_dims=data.spatial_dims, params=params.gin, generator=remap
+                )
+                images = gin.apply_gin(images, gin_draw)
+            optimizer.zero_grad(set_to_none=True)
+            with autocast:
+                loss = losses.marginal_dice_ce(network(images).float(), labels, annotated=annotated)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch annotates its arguments only
+            optimizer.step()
+            losses_seen.append(loss.detach())
+    mean_loss = float(torch.stack(losses_seen).double().mean()) if losses_seen else math.nan
+    return Trained(_snapshot_moments(optimizer, network), mean_loss, len(losses_seen))
+
+
+def _snapshot_moments(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """Copy the moments to the CPU under their parameters' names."""
+    moments: dict[str, Tensor] = {}
+    for name, parameter in network.named_parameters():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            moments[f"{name}.{moment}"] = value.detach().cpu().clone()
+    return moments
+
+
+def _restore_moments(optimizer: torch.optim.Optimizer, network: nn.Module, moments: StateDict) -> None:
+    """Put moments back under their parameters."""
+    for name, parameter in network.named_parameters():
+        found = {moment: moments[f"{name}.{moment}"] for moment in MOMENT_NAMES if f"{name}.{moment}" in moments}
+        if found:
+            optimizer.state[parameter] = {
+                moment: value.clone() if moment == "step" else value.clone().to(parameter.device)
+                for moment, value in found.items()
+            }

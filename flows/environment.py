@@ -1,0 +1,43 @@
+"""The environment every process of a run gets unless the user set something else.
+
+Nothing calls home, slow machines get time to start, and Prefect keeps its files inside the project. These must be set before
+Prefect is imported, so ``flows/__init__.py`` calls :func:`set_defaults`; children inherit them.
+"""
+
+import os
+from pathlib import Path
+
+PROJECT_DIR = Path(__file__).resolve().parents[1]
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_HOME": str(PROJECT_DIR / ".prefect"),
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "fedsilo",
+    "DVC_NO_ANALYTICS": "1",
+    "DVC_STUDIO_OFFLINE": "1",
+    "ITERATIVE_DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    # a sum over threads depends on their number: with one, results do not depend on the machine's cores
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Variables and their values; one that is already set wins."""
+
+OUTER_RUN = "FEDSILO_OUTER_RUN"
+"""Variable that carries the id of the flow run which called ``dvc repro``; inner runs wear it as a tag."""
+
+
+def set_defaults() -> None:
+    """Set every variable of ``DEFAULTS`` that is not set yet."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def outer_tags() -> list[str]:
+    """List the tags of a flow run that a DVC stage started; empty outside of one."""
+    outer_run = os.environ.get(OUTER_RUN)
+    return [f"repro:{outer_run}"] if outer_run else []

@@ -1,0 +1,38 @@
+"""Compare models at the inside sites: global, inside, local-only and fine-tuned."""
+
+import sys
+
+from prefect import flow, unmapped
+
+from flows import cli
+from tasks import inside, locks, progress, workers
+from tasks.rounds import Federation
+
+
+@flow(name="inside", flow_run_name="inside {federation.paths.run}", validate_parameters=False)
+def compare_inside(federation: Federation) -> None:
+    """Train each site's baselines, then score every model on every site's test cases."""
+    rounds, sites = federation.params.federate.rounds, federation.sites
+    with progress.view(rounds * len(sites), f"local-only baselines of {federation.paths.run}"):
+        alone = inside.train_alone.map(sites, unmapped(federation))
+        alone.result()
+    inside.finetune.map(sites, unmapped(federation)).result()
+    parts = inside.evaluate.map(sites, unmapped(federation)).result()
+    inside.collect(parts, federation)
+
+
+def body(run: cli.Run) -> None:
+    """Hold the run's folder and a process a site while the flow runs."""
+    federation = Federation(roster=run.roster, params=run.params, paths=run.paths)
+    runtime = run.params.runtime
+    with locks.hold_folder(run.paths.checkpoints_dir), workers.pool(runtime.parallel_sites, runtime.device):
+        compare_inside(federation)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the phase from the command line."""
+    return cli.phase(__doc__, body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Adapters of the federation: a site's turn in a round, the server's step, and the results at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks import rounds, workers
+from tasks.rounds import Federation
+
+if TYPE_CHECKING:
+    from fedsilo.federation.journal import SiteRecord
+
+
+@task(name="open journal", task_run_name="open journal", cache_policy=NO_CACHE, persist_result=False)
+def open_journal(federation: Federation) -> int:
+    """Open or continue the journal; return the round to go on with."""
+    opened = rounds.open_journal(federation)
+    for warning in opened.warnings:
+        get_run_logger().warning(warning)
+    get_run_logger().info("round %d of %d", opened.round_index, federation.params.federate.rounds)
+    return opened.round_index
+
+
+@task(name="train site", task_run_name="{site}: round {round_index}", cache_policy=NO_CACHE, persist_result=False)
+def train_site(site: str, round_index: int, federation: Federation) -> SiteRecord:
+    """Let one site take its turn, unless it has already; return its record."""
+    journal = federation.journal()
+    if journal.site_done(site, round_index):
+        get_run_logger().info("%s round %d: finished before", site, round_index)
+    else:
+        workers.run(rounds.site_turn, site=site, round_index=round_index, federation=federation)
+    record = journal.site_record(site, round_index)
+    get_run_logger().info(
+        "%s round %d: loss %.3f, inside Dice %s", site, round_index, record.train_loss, _cell(record.val_dice_inside) or "-"
+    )
+    return record
+
+
+@task(name="validate site", task_run_name="{site}: validate round {round_index}", cache_policy=NO_CACHE, persist_result=False)
+def validate_site(site: str, round_index: int, federation: Federation) -> Path:
+    """Score the global state that would open a round on one site's validation split."""
+    return workers.run(rounds.site_validation, site=site, round_index=round_index, federation=federation)
+
+
+@task(name="aggregate", task_run_name="aggregate round {round_index}", cache_policy=NO_CACHE, persist_result=False)
+def aggregate_round(round_index: int, federation: Federation) -> Path:
+    """Admit a round's updates and average them into the state that opens the next round."""
+    received, record = rounds.aggregate(federation, round_index)
+    path = federation.journal().server_path(round_index + 1)
+    create_table_artifact(
+        key=f"round-report-{federation.paths.run}".replace("_", "-"),
+        table=[
+            {
+                "round": round_index,
+                "site": update.site,
+                "cases": update.num_cases,
+                "weight": round(record.weights[update.site], 4),
+                "loss": round(update.train_loss, 4),
+                "validation Dice, global": update.val_dice_global,
+                "validation Dice, inside": update.val_dice_inside,
+                "norm of the update": round(record.delta_norms[update.site], 4),
+            }
+            for update in received
+        ],
+        description=f"Round {round_index} of {federation.params.federate.rounds}; state in `{path}`",
+    )
+    return path
+
+
+@task(name="finish", task_run_name="select and save models", cache_policy=NO_CACHE, persist_result=False)
+def finish(federation: Federation) -> Path:
+    """Write the selected global and inside models, the rounds table and the federation's record."""
+    from fedsilo import files
+    from fedsilo.federation import states
+
+    journal, paths, params = federation.journal(), federation.paths, federation.params
+    num_rounds = params.federate.rounds
+    best_global = journal.best_global(num_rounds)
+    best_inside = {site: journal.best_inside(site, num_rounds - 1) for site in federation.sites}
+    hashes = {"global": states.save(journal.read_server(best_global), paths.global_state)}
+    for stale in paths.inside_state("x").parent.glob("*.safetensors"):
+        stale.unlink()
+    for site, round_index in best_inside.items():
+        state = states.load(journal.inside_path(site, round_index), journal.site_record(site, round_index).inside_sha256)
+        hashes[f"inside/{site}"] = states.save(state, paths.inside_state(site))
+    _write_rounds(federation, best_global, best_inside)
+    reference = states.load(paths.global_state)
+    record: dict[str, object] = {
+        "cohort": federation.roster.name,
+        "run": paths.run,
+        "seed": params.seed,
+        "rounds": num_rounds,
+        "global_round": best_global - 1,
+        "inside_rounds": best_inside,
+        "model_sha256": hashes,
+        "num_parameters": sum(value.numel() for name, value in reference.items() if "running_" not in name),
+        "in_channels": rounds.in_channels(federation),
+        "num_classes": federation.num_classes,
+        "identity": rounds.identity(federation),
+    }
+    get_run_logger().info("global model of round %d; %s", best_global - 1, paths.run_dir)
+    return files.write_json(paths.federation_record, record)
+
+
+def _write_rounds(federation: Federation, best_global: int, best_inside: dict[str, int]) -> None:
+    """Write rounds.csv: a row a round and site, in that order; val_dice_global is of the state the round led to."""
+    from fedsilo import files
+
+    journal = federation.journal()
+    columns = (
+        "round,site,num_cases,num_slices,weight,train_loss,val_dice_global,val_dice_inside,"
+        "update_norm,update_bytes,selected_global,selected_inside"
+    )
+    lines = [columns]
+    for round_index in range(federation.params.federate.rounds):
+        server = journal.server_record(round_index + 1)
+        for site in federation.sites:
+            record = journal.site_record(site, round_index)
+            values: list[object] = [
+                round_index,
+                site,
+                record.num_cases,
+                record.num_slices,
+                server.weights[site],
+                record.train_loss,
+                journal.validation(site, round_index + 1),
+                record.val_dice_inside,
+                server.update_norms[site],
+                record.update_bytes,
+                int(round_index + 1 == best_global),
+                int(round_index == best_inside[site]),
+            ]
+            lines.append(",".join(_cell(value) for value in values))
+    files.write_text(federation.paths.rounds_table, "\n".join(lines) + "\n")
+
+
+def _cell(value: object) -> str:
+    """Write a number for a table."""
+    if value is None:
+        return ""
+    return f"{value:.6f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,126 @@
+"""How far a long phase is: a bar in a terminal, plain lines elsewhere; both on standard error, beside the logs."""
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Protocol, TextIO
+
+PLAIN_SECONDS = 5.0
+
+
+class Advance(Protocol):
+    """One unit of work is done."""
+
+    def __call__(
+        self, *, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None
+    ) -> None:
+        """Move on by one and show what is known about the unit."""
+
+
+_open_views: list[Advance] = []
+
+
+@contextlib.contextmanager
+def view(total: int, description: str, *, done: int = 0) -> Iterator[Advance]:
+    """Show the progress of ``total`` units while the body runs; it may be advanced from several threads.
+
+    Args:
+        total: Units of work of the whole phase.
+        description: What is done; stands before the bar.
+        done: Units that an earlier run has finished.
+
+    Yields:
+        A function to call after each unit.
+    """
+    make = _bar if sys.stderr.isatty() else _lines
+    with make(total, description, done) as advance:
+        _open_views.append(advance)
+        try:
+            yield advance
+        finally:
+            _open_views.remove(advance)
+
+
+def advance(*, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None) -> None:
+    """Move the view that is open on by one; nothing is shown if none is. For tasks, whose flow holds the view."""
+    if _open_views:
+        _open_views[-1](site=site, round_index=round_index, loss=loss, dice=dice)
+
+
+@contextlib.contextmanager
+def _bar(total: int, description: str, done: int) -> Iterator[Advance]:
+    """Draw a bar that stays below the log lines."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[unit]}"),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar, _logs_to(sys.stderr):
+        row = bar.add_task(description, total=total, completed=done, unit="")
+
+        def advance(*, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None) -> None:
+            bar.update(row, advance=1, unit=_unit(site, round_index, loss, dice))
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _lines(total: int, description: str, done: int) -> Iterator[Advance]:
+    """Write a line for the first unit, the last one, and at most one every few seconds between them."""
+    lock = threading.Lock()
+    count, written_at = done, -PLAIN_SECONDS
+
+    def advance(*, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None) -> None:
+        nonlocal count, written_at
+        with lock:
+            count += 1
+            now = time.monotonic()
+            if count < total and now - written_at < PLAIN_SECONDS:
+                return
+            written_at = now
+            sys.stderr.write(f"{description}: {count}/{total}  {_unit(site, round_index, loss, dice)}\n")
+
+    yield advance
+
+
+@contextlib.contextmanager
+def _logs_to(stream: TextIO) -> Iterator[None]:
+    """Send Prefect's console logs through the stream that rich put in place of standard error, above the bar."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    loggers = [
+        logging.getLogger(),
+        *(known for known in list(logging.root.manager.loggerDict.values()) if isinstance(known, logging.Logger)),
+    ]
+    consoles = {
+        handler.console for logger in loggers for handler in logger.handlers if isinstance(handler, PrefectConsoleHandler)
+    }
+    before = {console: console.file for console in consoles}
+    for console in consoles:
+        console.file = stream
+    try:
+        yield
+    finally:
+        for console, file in before.items():
+            console.file = file
+
+
+def _unit(site: str, round_index: int | None, loss: float | None, dice: float | None) -> str:
+    """Say what a unit of work was: ``ct-a  round 3  loss 0.412  Dice 0.731``."""
+    parts = [site]
+    if round_index is not None:
+        parts.append(f"round {round_index}")
+    if loss is not None:
+        parts.append(f"loss {loss:.3f}")
+    if dice is not None:
+        parts.append(f"Dice {dice:.3f}")
+    return "  ".join(parts)

@@ -1,0 +1,208 @@
+"""Reproduce the graph of data and models; the only module that runs dvc and git.
+
+DVC writes one workspace at a time, and a killed ``dvc`` leaves its stage running: so the whole of a reproduction holds
+``.fedsilo.lock``, runs in a process group of its own, and that group ends with it.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from fedsilo.errors import FedsiloError, OutputError, ParamsError
+
+Outcome = Literal["executed", "restored", "skipped"]
+
+EMBEDDED = "demo"
+LOCK_NAME = ".fedsilo.lock"
+STOP_SECONDS = 15
+POLL_SECONDS = 0.1
+OUTCOMES: Mapping[Outcome, re.Pattern[str]] = {
+    "executed": re.compile(r"^Running (?:callback )?stage '(?P<stage>[^']+)':$"),
+    "restored": re.compile(r"^Stage '(?P<stage>[^']+)' is cached - skipping run, checking out outputs$"),
+    "skipped": re.compile(r"^Stage '(?P<stage>[^']+)' didn't change, skipping$"),
+}
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a reproduction did with one stage: ran it, took its outputs from the cache, or left it alone."""
+
+    stage: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What a reproduction did, and with which code; ``commit`` is None outside of a git repository."""
+
+    target: str
+    stages: tuple[StageRecord, ...]
+    commit: str | None
+    dirty: bool
+
+    def with_outcome(self, outcome: Outcome) -> tuple[str, ...]:
+        """List the stages with an outcome, in the order they came."""
+        return tuple(record.stage for record in self.stages if record.outcome == outcome)
+
+
+@task(name="dvc repro", task_run_name="dvc repro {target}", cache_policy=NO_CACHE, persist_result=False)
+def reproduce_graph(workspace: Path, target: str, variables: Mapping[str, str]) -> Reproduction:
+    """Run ``dvc repro`` on a target and report what became of each stage, in the log and as a table in Prefect's UI."""
+    record = reproduce(workspace, target, variables=variables)
+    for stage in record.stages:
+        get_run_logger().info("%s: %s", stage.stage, stage.outcome)
+    create_table_artifact(
+        key="repro-report",
+        table=[{"stage": stage.stage, "outcome": stage.outcome} for stage in record.stages],
+        description=f"`dvc repro {target}` at commit {record.commit or '-'}{' with local changes' if record.dirty else ''}",
+    )
+    return record
+
+
+def reproduce(
+    workspace: Path,
+    target: str,
+    *,
+    variables: Mapping[str, str],
+    echo: Callable[[str], object] | None = None,
+) -> Reproduction:
+    """Run ``dvc repro`` under the workspace's lock.
+
+    Lines are handed to ``echo`` as they come; standard error goes straight to ours, so that progress bars reach a terminal.
+
+    Args:
+        workspace: Folder with the dvc.yaml that names in ``target`` refer to.
+        target: A dvc.yaml file or a stage in one.
+        variables: Added to the environment of all stages.
+        echo: Takes a line of standard output with its end; default: ours.
+
+    Raises:
+        FedsiloError: Another reproduction holds the lock, or dvc failed; names the stage it stopped at.
+        OutputError: The workspace cannot be written.
+    """
+    environment = {**os.environ, **variables}
+    # stages say `python`: it must be the one that runs us, activated or not
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    records: dict[str, StageRecord] = {}
+    last = ""
+    with _lock(workspace):
+        commit, dirty = _commit(workspace)
+        with _group([sys.executable, "-m", "dvc", "repro", target], workspace, environment) as process:
+            for line in process.stdout or ():
+                (echo or _write)(line)
+                record = parse(line)
+                if record:
+                    records[record.stage] = record
+                    last = record.stage
+            code = process.wait()
+    if code:
+        where = f" at stage {last}" if last else ""
+        raise FedsiloError(f"dvc repro {target} stopped{where} with exit code {code}; the reason stands above")
+    return Reproduction(target=target, stages=tuple(records.values()), commit=commit, dirty=dirty)
+
+
+def target_of(workspace: Path, cohort: str) -> str:
+    """Name what ``dvc repro`` has to reproduce for a cohort: the embedded one has the top dvc.yaml, the others cohorts/dvc.yaml.
+
+    Raises:
+        ParamsError: There is no such cohort file.
+    """
+    known = sorted(path.stem for path in (workspace / "cohorts").glob("*.yaml") if path.name != "dvc.yaml")
+    if cohort not in known:
+        raise ParamsError(f"no cohort {cohort!r} in {workspace / 'cohorts'}; there are {', '.join(known) or 'none'}")
+    return "dvc.yaml" if cohort == EMBEDDED else f"cohorts/dvc.yaml:report@{cohort}"
+
+
+def parse(line: str) -> StageRecord | None:
+    """Read what a line of ``dvc repro`` says about a stage, if it does.
+
+    Example:
+        >>> parse("Stage 'prepare' didn't change, skipping")
+        StageRecord(stage='prepare', outcome='skipped')
+    """
+    for outcome, pattern in OUTCOMES.items():
+        if match := pattern.match(line.rstrip()):
+            return StageRecord(stage=match["stage"], outcome=outcome)
+    return None
+
+
+@contextlib.contextmanager
+def _lock(workspace: Path) -> Iterator[None]:
+    """Hold the workspace's lock or refuse."""
+    lock = FileLock(workspace / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise FedsiloError(f"another run holds {workspace / LOCK_NAME}; wait for it or end it") from error
+    except OSError as error:
+        raise OutputError(f"cannot write {workspace / LOCK_NAME}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _group(command: Sequence[str], workspace: Path, environment: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
+    """Run a command as the leader of a process group; the group does not outlive the body."""
+    process = subprocess.Popen(  # noqa: S603  # argv, no shell
+        command,
+        cwd=workspace,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+        if process.stdout:
+            process.stdout.close()
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End what is left of a process group: politely, then by force."""
+    deadline = time.monotonic() + STOP_SECONDS
+    with contextlib.suppress(ProcessLookupError):  # raised as soon as the group is empty
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            process.poll()  # a dead leader that nobody waited for still counts as a member
+            os.killpg(process.pid, 0)
+            time.sleep(POLL_SECONDS)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _commit(workspace: Path) -> tuple[str | None, bool]:
+    """Say which commit the workspace is at, and whether tracked files differ from it."""
+    head = _git(workspace, "rev-parse", "HEAD")
+    changes = _git(workspace, "status", "--porcelain", "--untracked-files=no")
+    return head, bool(changes)
+
+
+def _git(workspace: Path, *arguments: str) -> str | None:
+    """Run git and return what it wrote, without the last newline; None if it failed."""
+    done = subprocess.run(["git", *arguments], cwd=workspace, capture_output=True, text=True, check=False)  # noqa: S603, S607  # argv, no shell
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _write(line: str) -> None:
+    """Pass a line on to standard output."""
+    sys.stdout.write(line)
+    sys.stdout.flush()

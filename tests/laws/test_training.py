@@ -1,0 +1,150 @@
+"""Laws of local training: it is a function of state, data, params and names."""
+
+import pytest
+import torch
+
+from fedsilo import seeds
+from fedsilo.cohort import batches
+from fedsilo.federation import states
+from fedsilo.params import FederateParams, GinParams, NetworkParams, OptimizerParams, SpatialParams
+from fedsilo.segmentation import network, training, validation
+
+NETWORK = NetworkParams(spatial_dims=2, channels=(4, 8), num_res_units=0)
+
+
+def params(**changes):
+    base = FederateParams(
+        rounds=2,
+        local_epochs=1,
+        batch_size=4,
+        patch_zyx=(4, 16, 16),
+        weighting="cases",
+        momentum=0.1,
+        validate_every=1,
+        network=NETWORK,
+        optimizer=OptimizerParams(learning_rate=1e-2, weight_decay=1e-4, final_rate=1.0, moments="keep"),
+        gin=GinParams(mode="per_sample", probability=0.5, padding="replicate"),
+        spatial=SpatialParams(probability=0.5, rotation_deg=10, scale=0.1, translation=0.05),
+    )
+    return base.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def site():
+    cases = []
+    for index in range(3):
+        label = torch.zeros(4, 16, 16, dtype=torch.uint8)
+        label[1:3, 4:10, 3 + index : 9 + index] = 1
+        noise = torch.randn(1, 4, 16, 16, generator=seeds.generator(1, "case", index))
+        cases.append(batches.TrainingCase(2.0 * label[None] + 0.3 * noise, label))
+    return batches.site_data(cases, spatial_dims=2)
+
+
+def fresh():
+    return network.build(NETWORK, num_classes=3, in_channels=1, generator=seeds.generator(1, "init"))
+
+
+def run(model, site, *, epochs=1, round_index=0, moments=None, settings=None):
+    return training.train(
+        model,
+        site,
+        epochs=epochs,
+        rate=1e-2,
+        annotated=(1,),
+        params=settings or params(),
+        stream=training.Stream(1, "federate", "mr-a", round_index),
+        moments=moments,
+    )
+
+
+def test_two_runs_give_the_same_bits_and_leave_the_global_random_state_alone(site):
+    before = torch.random.get_rng_state()
+    digests = []
+    for _ in range(2):
+        model = fresh()
+        run(model, site)
+        digests.append(states.digest(states.snapshot(model)))
+
+    assert digests[0] == digests[1]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_another_round_or_site_draws_other_numbers(site):
+    digests = set()
+    for round_index in range(2):
+        model = fresh()
+        run(model, site, round_index=round_index)
+        digests.add(states.digest(states.snapshot(model)))
+
+    assert len(digests) == 2
+
+
+def test_gin_with_probability_zero_is_training_without_gin(site):
+    digests = set()
+    for gin in (
+        GinParams(mode="none", probability=0.5, padding="replicate"),
+        GinParams(mode="per_sample", probability=0.0, padding="zeros"),
+        GinParams(mode="shared", probability=0.0, padding="zeros"),
+    ):
+        model = fresh()
+        run(model, site, settings=params(gin=gin))
+        digests.add(states.digest(states.snapshot(model)))
+
+    assert len(digests) == 1
+
+
+def test_moments_taken_out_and_put_back_go_on_as_if_never_stopped(site):
+    """Round 0 then round 1 in one optimiser, against moments stored in between."""
+    stored = fresh()
+    first = run(stored, site)
+    run(stored, site, round_index=1, moments=first.moments)
+
+    torn = fresh()
+    second = run(torn, site)
+    reloaded = {name: value.clone() for name, value in second.moments.items()}
+    run(torn, site, round_index=1, moments=reloaded)
+    reset = fresh()
+    run(reset, site)
+    run(reset, site, round_index=1)
+
+    assert states.digest(states.snapshot(stored)) == states.digest(states.snapshot(torn))
+    assert states.digest(states.snapshot(stored)) != states.digest(states.snapshot(reset))
+    assert int(first.moments["model.0.conv.weight.step"]) == first.num_steps
+
+
+def test_it_learns_what_is_plain_to_see(site):
+    model = fresh()
+    held_out = [(case.image, case.label) for case in site.cases]
+    options = {"annotated": (1,), "spatial_dims": 2, "divisor": 2, "batch_size": 8, "device": "cpu"}
+    before = validation.mean_dice(model, held_out, **options)
+
+    run(model, site, epochs=40)
+
+    assert validation.mean_dice(model, held_out, **options) > max(0.8, before + 0.2)
+
+
+def test_validation_skips_absent_organs_and_says_none_without_any(site):
+    options = {"spatial_dims": 2, "divisor": 2, "batch_size": 8, "device": "cpu"}
+    held_out = [(case.image, case.label) for case in site.cases]
+
+    assert validation.mean_dice(fresh(), held_out, annotated=(2,), **options) is None
+    assert validation.mean_dice(fresh(), [], annotated=(1,), **options) is None
+
+
+def test_the_rate_falls_from_the_first_round_to_the_last():
+    rates = OptimizerParams(learning_rate=2.0, weight_decay=0, final_rate=0.25, moments="reset")
+
+    values = [training.learning_rate(rates, round_index=index, rounds=5) for index in range(5)]
+
+    assert values[0] == 2.0
+    assert values[-1] == 0.5
+    assert values == sorted(values, reverse=True)
+    assert training.learning_rate(rates, round_index=0, rounds=1) == 2.0
+
+
+def test_a_network_comes_from_its_generator_alone():
+    first, again = (states.digest(states.snapshot(fresh())) for _ in range(2))
+    other = network.build(NETWORK, num_classes=3, in_channels=1, generator=seeds.generator(2, "init"))
+
+    assert first == again
+    assert first != states.digest(states.snapshot(other))

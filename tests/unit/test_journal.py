@@ -1,0 +1,149 @@
+"""The journal: what it keeps, what it refuses, and where it goes on."""
+
+import json
+
+import pytest
+import torch
+
+from fedsilo import files
+from fedsilo.errors import CheckpointError
+from fedsilo.federation import states, updates
+from fedsilo.federation.journal import KEEP_ROUNDS, Journal, SiteRecord
+
+SITES = ["ct-a", "mr-a"]
+
+
+def state(value):
+    return {"w": torch.full((3,), float(value))}
+
+
+def play_site(journal, site, round_index, dice=None):
+    update = updates.SiteUpdate(
+        site=site,
+        round_index=round_index,
+        base_sha256=states.digest(state(round_index)),
+        num_cases=2,
+        num_slices=8,
+        train_loss=0.5,
+        val_dice_global=None,
+        val_dice_inside=dice,
+        state=state(round_index + 0.5),
+    )
+    manifest = updates.save(update, journal.update_dir(site, round_index))
+    inside = states.save(state(round_index), journal.inside_path(site, round_index))
+    journal.write_site(
+        SiteRecord(
+            site=site,
+            round_index=round_index,
+            num_cases=2,
+            num_slices=8,
+            train_loss=0.5,
+            val_dice_inside=dice,
+            update_sha256=files.sha256_file(manifest),
+            update_bytes=1,
+            inside_sha256=inside,
+            moments_sha256=None,
+        )
+    )
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """Four finished rounds of two sites; the global state of round 2 and ct-a's inside model of round 1 are best."""
+    journal = Journal(tmp_path / "federate", SITES)
+    journal.open({"params": 1})
+    for round_index in range(4):
+        journal.write_server(state(round_index), round_index, weights={}, update_norms={})
+        for site in SITES:
+            if round_index:
+                journal.write_validation(site, round_index, 0.9 if round_index == 2 else 0.1)
+            play_site(journal, site, round_index, dice=0.8 if (site, round_index) == ("ct-a", 1) else 0.2)
+    journal.write_server(state(4), 4, weights={"ct-a": 0.5, "mr-a": 0.5}, update_norms={"ct-a": 1.0, "mr-a": 1.0})
+    return journal
+
+
+def test_goes_on_with_the_last_round_that_is_whole(journal):
+    assert journal.resume_point(10).round_index == 4
+    assert journal.resume_point(10).refused == ()
+    assert torch.equal(journal.read_server(4)["w"], state(4)["w"])
+
+
+def test_a_changed_state_is_refused_by_its_hash_and_the_round_before_taken(journal):
+    path = journal.server_path(4)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+    point = journal.resume_point(10)
+
+    assert point.round_index == 3
+    assert len(point.refused) == 1
+    assert str(path) in point.refused[0]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "record"])
+def test_a_damaged_inside_model_costs_rounds_not_the_run(journal, damage):
+    path = journal.inside_path("mr-a", 3)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:20])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        (path.parent / "done.json").write_text("{")
+
+    point = journal.resume_point(10)
+
+    assert point.round_index == 3
+    assert not journal.site_done("mr-a", 3)
+    assert journal.site_done("ct-a", 3)
+
+
+def test_a_damaged_update_makes_the_site_train_again(journal):
+    weights = journal.update_manifest("mr-a", 3).with_suffix(".safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+
+    assert not journal.site_done("mr-a", 3)
+
+
+def test_nothing_whole_means_round_zero(journal):
+    for round_index in range(5):
+        journal.server_path(round_index).unlink()
+
+    point = journal.resume_point(10)
+
+    assert point.round_index == 0
+    assert len(point.refused) == 5
+
+
+def test_another_identity_starts_a_new_journal(journal):
+    assert not journal.open({"params": 1})
+    assert journal.server_path(4).exists()
+    assert journal.open({"params": 2})
+    assert not journal.server_path(4).exists()
+    assert json.loads((journal.folder / "identity.json").read_text()) == {"params": 2}
+
+
+def test_the_best_states_are_chosen_by_validation_and_the_earliest_of_equals(journal):
+    assert journal.best_global(4) == 2
+    assert journal.best_inside("ct-a", 3) == 1
+    assert journal.best_inside("mr-a", 3) == 0
+
+
+def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
+    for round_index in range(4, 8):
+        for site in SITES:
+            journal.write_validation(site, round_index, 0.1)
+            play_site(journal, site, round_index, dice=0.2)
+        journal.write_server(state(round_index + 1), round_index + 1, weights={}, update_norms={})
+        journal.prune(round_index + 1)
+
+    kept = sorted(int(path.stem) for path in (journal.folder / "server").glob("*.safetensors"))
+    assert kept == [2, *range(8 - KEEP_ROUNDS, 9)]
+    inside = sorted(int(path.parent.name) for path in (journal.folder / "sites" / "ct-a").glob("*/inside.safetensors"))
+    assert inside == [1, *range(8 - KEEP_ROUNDS, 8)]
+    assert journal.resume_point(10).round_index == 8
+
+
+def test_a_missing_record_is_a_checkpoint_error(journal):
+    with pytest.raises(CheckpointError, match=r"00009\.json"):
+        journal.server_record(9)
