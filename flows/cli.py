@@ -1,6 +1,7 @@
 """The command line shared by all phases: which cohort, which params, where."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from fedsilo.errors import FedsiloError
 from fedsilo.params import Params
 from flows import environment
 from tasks.paths import RunPaths
+
+ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one param, e.g. federate.rounds=10")
     made.add_argument("--run", help="name of the results' folders (default: the cohort's name)")
     made.add_argument("--workspace", type=Path, default=Path(), help="folder that holds data/, runs/, reports/ (default: here)")
+    return made
+
+
+def cohort_parser(description: str | None) -> argparse.ArgumentParser:
+    """Make the parser of the commands that reproduce a whole cohort."""
+    made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    made.add_argument("--cohort", default="demo", help="name of a file in cohorts/, without .yaml (default: %(default)s)")
+    made.add_argument("--workspace", default=".", help="folder of the repository (default: here)")
     return made
 
 
@@ -61,9 +72,18 @@ def phase(description: str | None, body: Callable[[Run], object], argv: Sequence
 
 def guard(body: Callable[[], object]) -> int:
     """Call ``body``; 0 if it returns, 1 and one line on stderr if it raises an error that a user can act on."""
+    for name in ENGINE_LOGGERS:
+        logging.getLogger(name).addFilter(_drop_traceback)
     try:
         body()
     except FedsiloError as error:
         sys.stderr.write(f"fedsilo: {error}\n")
         return 1
     return 0
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    """Let Prefect log an error that a user can act on without its traceback: the message says it all."""
+    if record.exc_info and isinstance(record.exc_info[1], FedsiloError):
+        record.exc_info = None
+    return True

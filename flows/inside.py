@@ -12,11 +12,12 @@ from tasks.rounds import Federation
 @flow(name="inside", flow_run_name="inside {federation.paths.run}", validate_parameters=False)
 def compare_inside(federation: Federation) -> None:
     """Train each site's baselines, then score every model on every site's test cases."""
-    rounds, sites = federation.params.federate.rounds, federation.sites
-    with progress.view(rounds * len(sites), f"local-only baselines of {federation.paths.run}"):
-        alone = inside.train_alone.map(sites, unmapped(federation))
-        alone.result()
-    inside.finetune.map(sites, unmapped(federation)).result()
+    sites, methods = federation.sites, federation.params.inside.methods
+    if "local" in methods:
+        with progress.view(federation.params.federate.rounds * len(sites), f"local-only models of {federation.paths.run}"):
+            inside.train_alone.map(sites, unmapped(federation)).result()
+    if "finetuned" in methods:
+        inside.finetune.map(sites, unmapped(federation)).result()
     parts = inside.evaluate.map(sites, unmapped(federation)).result()
     inside.collect(parts, federation)
 

@@ -1,8 +1,7 @@
 """One Prefect server for a whole run, and `python -m flows.server` for its UI.
 
 Every phase that finds no server starts an ephemeral one of its own, which costs many seconds and forgets its runs.
-:func:`running` keeps one server for all phases of a run and stops it at the end, also when this process is killed: the
-server's guardian waits on a pipe that only this process holds, and ends the server when the pipe closes.
+:func:`running` keeps one server for all phases of a run, on a leash: it stops at the end, also when this process is killed.
 """
 
 import argparse
@@ -10,10 +9,8 @@ import contextlib
 import http.client
 import json
 import os
-import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -23,11 +20,13 @@ from types import FrameType
 
 from fedsilo import files
 from fedsilo.errors import FedsiloError
+from flows import cli
+from tasks import leash
 
 HOST = "127.0.0.1"
 UI_PORT = 4200
 START_SECONDS = 180
-STOP_SECONDS = 15
+WATCH_SECONDS = 15
 POLL_SECONDS = 0.25
 
 
@@ -80,23 +79,21 @@ def page(url: str) -> str:
 
 @contextlib.contextmanager
 def _start(port: int) -> Iterator[str]:
-    """Start a guardian with its server, wait until it answers, and stop both in the end."""
+    """Start a server, wait until it answers, and stop it in the end."""
     log_path = _home() / "server.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "flows.server", "--guard", "--port", str(port)]
-    with log_path.open("wb") as log, terminations():
-        guardian = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)  # noqa: S603  # our own argv
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    with log_path.open("wb") as log, terminations(), leash.hold(command, output=log, errors=log) as process:
+        deadline = time.monotonic() + START_SECONDS
+        while not healthy(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise FedsiloError(f"no Prefect server came up at {_api(port)} within {START_SECONDS} s; see {log_path}")
+            time.sleep(POLL_SECONDS)
+        files.write_json(_note(), {"port": port})
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while not healthy(port):
-                if guardian.poll() is not None or time.monotonic() > deadline:
-                    raise FedsiloError(f"no Prefect server came up at {_api(port)} within {START_SECONDS} s; see {log_path}")
-                time.sleep(POLL_SECONDS)
-            files.write_json(_note(), {"port": port})
             yield _api(port)
         finally:
             _note().unlink(missing_ok=True)
-            guardian.communicate()  # closes the pipe: the guardian ends its server, then itself
 
 
 @contextlib.contextmanager
@@ -115,25 +112,6 @@ def terminations() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _guard(port: int) -> None:
-    """Run the server until the pipe on our standard input closes or the server ends; leave nothing of it behind."""
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)  # noqa: S603  # our own argv
-    while server.poll() is None and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
-        pass
-    _end(server)
-
-
-def _end(server: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a group, and the group: politely, then by force."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_SECONDS)
 
 
 def _home() -> Path:
@@ -173,7 +151,7 @@ def _serve_ui(port: int) -> None:
         )
         sys.stdout.flush()
         while healthy(port):
-            time.sleep(STOP_SECONDS)
+            time.sleep(WATCH_SECONDS)
 
 
 def _is_free(port: int) -> bool:
@@ -189,13 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the UI in the foreground."""
     parser = argparse.ArgumentParser(description="Run a local Prefect server with its UI until Ctrl-C.")
     parser.add_argument("--port", type=int, default=UI_PORT, help="default: %(default)s")
-    parser.add_argument("--guard", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.guard:
-        _guard(options.port)
-        return 0
-    from flows import cli
-
     return cli.guard(lambda: _serve_ui(options.port))
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import progress, rounds, workers
-from tasks.paths import RunPaths
+from fedsilo.errors import DataError
+from tasks import progress, rounds, scoring, workers
 from tasks.rounds import Federation
 
-METHODS = ("global", "inside", "local", "finetuned")
+DRAWN = ("global", "inside")
+"""Methods whose outlines stand in the report."""
 
 
 @task(name="train alone", task_run_name="{site}: train alone", cache_policy=NO_CACHE, persist_result=False)
@@ -55,14 +56,72 @@ def evaluate(site: str, federation: Federation) -> Path:
 
 
 @task(name="collect", task_run_name="collect cases", cache_policy=NO_CACHE, persist_result=False)
-def collect(parts: list[Path], paths: RunPaths) -> Path:
-    """Join the sites' tables."""
-    from fedsilo.evaluation import cases, overlays
+def collect(parts: list[Path], federation: Federation) -> Path:
+    """Join the sites' tables and pictures."""
+    return scoring.collect_parts(federation, "inside", parts)
 
-    folder = paths.phase_dir("inside")
-    overlays.write_index([entry for part in sorted(parts) for entry in overlays.read_index(part.with_suffix(".overlays.csv"))], folder)
-    table = cases.join(sorted(parts), paths.cases_table("inside"))
-    for part in parts:
-        part.unlink()
-        part.with_suffix(".overlays.csv").unlink()
-    return table
+
+def finetune_site(*, site: str, federation: Federation, device: str) -> Path:
+    """Train the global model further at one site, at the rate of the last round; runs in a worker process."""
+    from fedsilo.federation import states
+    from fedsilo.segmentation import training
+    from tasks import sites
+
+    params, paths = federation.params.federate, federation.paths
+    data = sites.load(paths.prepared_site(site), spatial_dims=params.network.spatial_dims)
+    model = rounds.build_network(federation).to(device)
+    states.restore(model, states.load(paths.global_state))
+    training.train(
+        model,
+        data.training,
+        epochs=federation.params.inside.finetune_epochs,
+        rate=training.learning_rate(params.optimizer, round_index=params.rounds - 1, rounds=params.rounds),
+        annotated=data.annotated,
+        params=params,
+        stream=training.Stream(federation.params.seed, "finetune", site, params.rounds),
+        amp=federation.params.runtime.amp,
+    )
+    path = paths.baseline_state(site, "finetuned")
+    states.save(states.snapshot(model), path)
+    return path
+
+
+def evaluate_site(*, site: str, federation: Federation, device: str) -> Path:
+    """Predict and score one site's test cases with every model; runs in a worker process."""
+    from fedsilo import files
+    from fedsilo.cohort import preprocess
+    from fedsilo.federation import states
+    from tasks import sites
+
+    record = files.read_json(federation.paths.federation_record)
+    models = {method: _model_path(federation, site, method) for method in federation.params.inside.methods}
+    loaded = {method: states.load(path) for method, path in models.items()}
+    hashes = {method: files.sha256_file(path) for method, path in models.items()}
+    chosen = {"global": int(str(record["global_round"])), "inside": _inside_round(record, site)}
+    drawn = federation.roster.site(site).show_images
+    predictor = scoring.predictor(federation, device)
+    scored = []
+    for row in sites.rows_of(federation.paths.prepared_site(site), "test"):
+        case = preprocess.load(federation.paths.prepared_site(site) / row.file)
+        outcomes = []
+        for method, state in loaded.items():
+            prediction = scoring.Prediction(method, predictor.predict(case.image, state), hashes[method], chosen.get(method))
+            shown = drawn and method in DRAWN
+            outcomes.append(scoring.score(federation, site, row, case, prediction, drawn=shown))
+        scored.append(scoring.ScoredCase(row, outcomes))
+    return scoring.write_part(federation, "inside", site, scored)
+
+
+def _model_path(federation: Federation, site: str, method: str) -> Path:
+    """Find the state that a method predicts with."""
+    if method == "global":
+        return federation.paths.global_state
+    return federation.paths.inside_state(site) if method == "inside" else federation.paths.baseline_state(site, method)
+
+
+def _inside_round(record: dict[str, object], site: str) -> int:
+    """Read the round of a site's inside model."""
+    rounds_by_site = record["inside_rounds"]
+    if not isinstance(rounds_by_site, dict):
+        raise DataError(f"federation.json is damaged: inside_rounds is {rounds_by_site!r}")
+    return int(rounds_by_site[site])

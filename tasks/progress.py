@@ -6,7 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN_SECONDS = 5.0
 
@@ -21,6 +24,9 @@ class Advance(Protocol):
 
 
 _open_views: list[Advance] = []
+
+
+_open: list[Advance] = []
 
 
 @contextlib.contextmanager
@@ -64,13 +70,14 @@ def _bar(total: int, description: str, done: int) -> Iterator[Advance]:
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[unit]}"),
     )
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar, _logs_to(sys.stderr):
+    console = Console(stderr=True, markup=False, highlight=False)  # a log line may hold [brackets]
+    with _logs_through(console), progress.Progress(*columns, console=console) as bar:
         row = bar.add_task(description, total=total, completed=done, unit="")
 
-        def advance(*, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None) -> None:
+        def move_on(*, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None) -> None:
             bar.update(row, advance=1, unit=_unit(site, round_index, loss, dice))
 
-        yield advance
+        yield move_on
 
 
 @contextlib.contextmanager
@@ -79,7 +86,7 @@ def _lines(total: int, description: str, done: int) -> Iterator[Advance]:
     lock = threading.Lock()
     count, written_at = done, -PLAIN_SECONDS
 
-    def advance(*, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None) -> None:
+    def move_on(*, site: str, round_index: int | None = None, loss: float | None = None, dice: float | None = None) -> None:
         nonlocal count, written_at
         with lock:
             count += 1
@@ -89,29 +96,24 @@ def _lines(total: int, description: str, done: int) -> Iterator[Advance]:
             written_at = now
             sys.stderr.write(f"{description}: {count}/{total}  {_unit(site, round_index, loss, dice)}\n")
 
-    yield advance
+    yield move_on
 
 
 @contextlib.contextmanager
-def _logs_to(stream: TextIO) -> Iterator[None]:
-    """Send Prefect's console logs through the stream that rich put in place of standard error, above the bar."""
+def _logs_through(console: "Console") -> Iterator[None]:
+    """Send Prefect's console logs through the console that draws the bar: it puts other lines above it."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    loggers = [
-        logging.getLogger(),
-        *(known for known in list(logging.root.manager.loggerDict.values()) if isinstance(known, logging.Logger)),
-    ]
-    consoles = {
-        handler.console for logger in loggers for handler in logger.handlers if isinstance(handler, PrefectConsoleHandler)
-    }
-    before = {console: console.file for console in consoles}
-    for console in consoles:
-        console.file = stream
+    known = [logging.getLogger(), *(logging.getLogger(name) for name in sorted(logging.root.manager.loggerDict))]
+    handlers = [handler for logger in known for handler in logger.handlers if isinstance(handler, PrefectConsoleHandler)]
+    before = [handler.console for handler in handlers]
+    for handler in handlers:
+        handler.console = console
     try:
         yield
     finally:
-        for console, file in before.items():
-            console.file = file
+        for handler, own in zip(handlers, before, strict=True):
+            handler.console = own
 
 
 def _unit(site: str, round_index: int | None, loss: float | None, dice: float | None) -> str:

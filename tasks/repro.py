@@ -1,17 +1,15 @@
 """Reproduce the graph of data and models; the only module that runs dvc and git.
 
 DVC writes one workspace at a time, and a killed ``dvc`` leaves its stage running: so the whole of a reproduction holds
-``.fedsilo.lock``, runs in a process group of its own, and that group ends with it.
+``.fedsilo.lock``, and dvc runs on a leash: it and its stages end when we do.
 """
 
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,14 +19,14 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from fedsilo import params
 from fedsilo.errors import FedsiloError, OutputError, ParamsError
+from tasks import leash
 
 Outcome = Literal["executed", "restored", "skipped"]
 
 EMBEDDED = "demo"
 LOCK_NAME = ".fedsilo.lock"
-STOP_SECONDS = 15
-POLL_SECONDS = 0.1
 OUTCOMES: Mapping[Outcome, re.Pattern[str]] = {
     "executed": re.compile(r"^Running (?:callback )?stage '(?P<stage>[^']+)':$"),
     "restored": re.compile(r"^Stage '(?P<stage>[^']+)' is cached - skipping run, checking out outputs$"),
@@ -62,8 +60,8 @@ class Reproduction:
 def reproduce_graph(workspace: Path, target: str, variables: Mapping[str, str]) -> Reproduction:
     """Run ``dvc repro`` on a target and report what became of each stage, in the log and as a table in Prefect's UI."""
     record = reproduce(workspace, target, variables=variables)
-    for stage in record.stages:
-        get_run_logger().info("%s: %s", stage.stage, stage.outcome)
+    for outcome in OUTCOMES:
+        get_run_logger().info("%s: %s", outcome, ", ".join(record.with_outcome(outcome)) or "none")
     create_table_artifact(
         key="repro-report",
         table=[{"stage": stage.stage, "outcome": stage.outcome} for stage in record.stages],
@@ -100,8 +98,10 @@ def reproduce(
     last = ""
     with _lock(workspace):
         commit, dirty = _commit(workspace)
-        with _group([sys.executable, "-m", "dvc", "repro", target], workspace, environment) as process:
-            for line in process.stdout or ():
+        command = [sys.executable, "-m", "dvc", "repro", target]
+        with leash.hold(command, folder=workspace, environment=environment, output=subprocess.PIPE) as process:
+            for written in process.stdout or ():
+                line = written.decode(errors="replace")
                 (echo or _write)(line)
                 record = parse(line)
                 if record:
@@ -118,12 +118,20 @@ def target_of(workspace: Path, cohort: str) -> str:
     """Name what ``dvc repro`` has to reproduce for a cohort: the embedded one has the top dvc.yaml, the others cohorts/dvc.yaml.
 
     Raises:
-        ParamsError: There is no such cohort file.
+        ParamsError: ``cohorts/dvc.yaml`` does not list the cohort.
     """
-    known = sorted(path.stem for path in (workspace / "cohorts").glob("*.yaml") if path.name != "dvc.yaml")
-    if cohort not in known:
-        raise ParamsError(f"no cohort {cohort!r} in {workspace / 'cohorts'}; there are {', '.join(known) or 'none'}")
-    return "dvc.yaml" if cohort == EMBEDDED else f"cohorts/dvc.yaml:report@{cohort}"
+    if cohort == EMBEDDED:
+        return "dvc.yaml"
+    listing = workspace / "cohorts" / "dvc.yaml"
+    entries = params.read_yaml(listing).get("vars")
+    listed = (
+        [name for entry in entries if isinstance(entry, dict) for name in entry.get("cohorts", [])]
+        if isinstance(entries, list)
+        else []
+    )
+    if cohort not in listed:
+        raise ParamsError(f"no cohort {cohort!r} in {listing}; there are {', '.join([EMBEDDED, *listed])}")
+    return f"{listing.relative_to(workspace)}:report@{cohort}"
 
 
 def parse(line: str) -> StageRecord | None:
@@ -153,40 +161,6 @@ def _lock(workspace: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _group(command: Sequence[str], workspace: Path, environment: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
-    """Run a command as the leader of a process group; the group does not outlive the body."""
-    process = subprocess.Popen(  # noqa: S603  # argv, no shell
-        command,
-        cwd=workspace,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        _end(process)
-        if process.stdout:
-            process.stdout.close()
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """End what is left of a process group: politely, then by force."""
-    deadline = time.monotonic() + STOP_SECONDS
-    with contextlib.suppress(ProcessLookupError):  # raised as soon as the group is empty
-        os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < deadline:
-            process.poll()  # a dead leader that nobody waited for still counts as a member
-            os.killpg(process.pid, 0)
-            time.sleep(POLL_SECONDS)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _commit(workspace: Path) -> tuple[str | None, bool]:

@@ -1,20 +1,25 @@
 """Volumes: an array with its affine. The one file that knows axis order.
 
 nibabel's convention is ours on disk: array axes (i, j, k) and an affine to RAS+ millimetres. Inside the library arrays
-are (z, y, x), pointing to Superior, Anterior and Right, and ``spacing_mm`` follows the array.
+are (z, y, x), pointing to Superior, Anterior and Right, and ``spacing_mm`` follows the array. A PNG has no affine: its
+rows and columns are taken as radiologists show a slice, down towards Posterior and right towards Left.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy
 from numpy.typing import NDArray
+from PIL import Image as png
 
 from fedsilo import files
 from fedsilo.errors import DataError
 
 CANONICAL = ("R", "A", "S")
+PNG_ENDING = ".png"
+MAX_CHANNEL_DIFFERENCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Orientation:
         return numpy.ascontiguousarray(numpy.transpose(numpy.flip(array, flipped), numpy.argsort(self.axes)))
 
 
+PIXEL_ORIENTATION = Orientation(axes=(0, 1, 2), flips=(False, True, True))
+"""Of a PNG stored as (1, row, column): down is Posterior, right is the patient's Left."""
+
+
 def orientation(affine: NDArray[numpy.float64]) -> Orientation:
     """Find the axis permutation and flips that bring stored axes closest to (z, y, x) towards S, A, R."""
     by_stored = nibabel.orientations.io_orientation(affine)
@@ -69,6 +78,46 @@ def orientation(affine: NDArray[numpy.float64]) -> Orientation:
         axes.append(stored)
         flips.append(bool(by_stored[stored, 1] < 0))
     return Orientation((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
+
+
+@dataclass(frozen=True)
+class Image:
+    """All channels of a case, or its label as the one channel, on the stored grid.
+
+    Attributes:
+        channels: (c, i, j, k); of a PNG (c, 1, row, column).
+        affine: As of ``Volume``; None in pixel geometry.
+    """
+
+    channels: NDArray[numpy.generic]
+    affine: NDArray[numpy.float64] | None
+
+    @property
+    def orientation(self) -> Orientation:
+        """How the stored axes map to (z, y, x)."""
+        return PIXEL_ORIENTATION if self.affine is None else orientation(self.affine)
+
+    @property
+    def spacing_zyx(self) -> tuple[float, float, float] | None:
+        """Voxel edges in mm along z, y, x; None in pixel geometry."""
+        if self.affine is None:
+            return None
+        edges = Volume(self.channels[0], self.affine).spacing_mm
+        z, y, x = (edges[axis] for axis in self.orientation.axes)
+        return z, y, x
+
+    @property
+    def zyx(self) -> NDArray[numpy.generic]:
+        """Channels on (c, z, y, x), towards S, A, R."""
+        return numpy.stack([self.orientation.apply(channel) for channel in self.channels])
+
+
+def oblique_deg(affine: NDArray[numpy.float64]) -> float:
+    """Measure the largest angle between an array axis and the world axis closest to it."""
+    directions = affine[:3, :3] / numpy.linalg.norm(affine[:3, :3], axis=0)
+    z, y, x = orientation(affine).axes
+    cosines = numpy.abs([directions[2, z], directions[1, y], directions[0, x]])
+    return float(numpy.degrees(numpy.arccos(numpy.clip(cosines.min(), 0, 1))))
 
 
 def from_zyx(array: NDArray[numpy.generic], affine: NDArray[numpy.float64], axcodes: str) -> Volume:
@@ -114,4 +163,59 @@ def read_nifti(path: Path) -> Volume:
         raise DataError(f"cannot use {path}: expected 3 axes, got shape {array.shape}")
     if abs(numpy.linalg.det(affine[:3, :3])) < 1e-9:  # noqa: PLR2004  # cubic mm; a voxel is never that small
         raise DataError(f"cannot use {path}: its affine is singular")
-    return Volume(array, affine)
+    return Volume(_numeric(array, path), affine)
+
+
+def affine_conflict_mm(path: Path) -> float | None:
+    """Give the largest entry of the difference between a NIfTI file's two affines; None unless the header sets both."""
+    header = nibabel.load(path).header
+    if not (header["qform_code"] > 0 and header["sform_code"] > 0):
+        return None
+    return float(numpy.abs(header.get_qform() - header.get_sform()).max())
+
+
+def read_png(path: Path, *, is_label: bool = False) -> NDArray[numpy.generic]:
+    """Read a PNG as (c, row, column): grey is one channel, RGB three. Of a palette label, the indices.
+
+    Raises:
+        DataError: The file is missing, cut off or not a PNG, or its pixels are neither grey nor RGB (a label: one index).
+    """
+    allowed = ("1", "L", "P", "I;16", "I") if is_label else ("L", "I;16", "I", "RGB")
+    try:
+        with png.open(path, formats=["PNG"]) as opened:
+            mode, array = opened.mode, numpy.asarray(opened)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    if mode not in allowed:
+        raise DataError(f"cannot use {path}: expected pixels of a kind in {', '.join(allowed)}, got {mode}")
+    return numpy.ascontiguousarray(numpy.moveaxis(numpy.atleast_3d(array), 2, 0))
+
+
+def read_image(paths: Sequence[Path], *, is_label: bool = False) -> Image:
+    """Read the channels of a case, one file or more, or its label.
+
+    Raises:
+        DataError: A file cannot be read, or the channels differ in shape or affine.
+    """
+    if paths[0].suffix == PNG_ENDING:
+        stacks = [read_png(path, is_label=is_label)[:, None] for path in paths]
+        affines = []
+    else:
+        volumes = [read_nifti(path) for path in paths]
+        stacks = [volume.array[None] for volume in volumes]
+        affines = [volume.affine for volume in volumes]
+    for path, stack in zip(paths, stacks, strict=True):
+        if stack.shape[1:] != stacks[0].shape[1:]:
+            expected, found = stacks[0].shape[1:], stack.shape[1:]
+            raise DataError(f"cannot use {path}: expected the shape of the first channel, {expected}, got {found}")
+    for path, affine in zip(paths, affines, strict=False):
+        if numpy.abs(affine - affines[0]).max() > MAX_CHANNEL_DIFFERENCE_MM:
+            raise DataError(f"cannot use {path}: its affine differs from that of the first channel")
+    return Image(numpy.concatenate(stacks), affines[0] if affines else None)
+
+
+def _numeric(array: NDArray[numpy.generic], path: Path) -> NDArray[numpy.generic]:
+    """Refuse colours and complex numbers."""
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"cannot use {path}: expected real numbers, got voxels of type {array.dtype}")
+    return array

@@ -19,6 +19,9 @@ from fedsilo.types import EntryRole, StateDict
 NUM_NAMED = 3
 """Differing entries that an error message names."""
 
+NORM_BLOCK = 16384
+"""Values summed at once in a norm: few enough that torch does not split the sum over threads, whose number would show."""
+
 HEADER_LENGTH_BYTES = 8
 """A safetensors file starts with the length of its JSON header, little-endian."""
 
@@ -130,8 +133,9 @@ def norm(delta: StateDict) -> float:
         >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)})
         5.0
     """
-    squares = [float(tensor.to(torch.float64).square().sum()) for tensor in delta.values() if tensor.is_floating_point()]
-    return math.sqrt(math.fsum(squares))
+    flat = [tensor.detach().to(torch.float64).flatten() for tensor in delta.values() if tensor.is_floating_point()]
+    blocks = (tensor[start : start + NORM_BLOCK] for tensor in flat for start in range(0, tensor.numel(), NORM_BLOCK))
+    return math.sqrt(math.fsum(float(block.square().sum()) for block in blocks))
 
 
 def weighted_average(states: Sequence[StateDict], weights: Sequence[float], roles: Mapping[str, EntryRole]) -> dict[str, Tensor]:
@@ -249,7 +253,7 @@ def save(state: StateDict, path: Path, metadata: Mapping[str, str] | None = None
         OutputError: The file cannot be written.
     """
     tensors = {name: _copy(state[name]).cpu() for name in sorted(state)}
-    content = _sort_header(safetensors.torch.save(tensors, metadata=dict(metadata or {})))
+    content = _sort_header(safetensors.torch.save(tensors, metadata=dict(metadata) if metadata else None))
     files.write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 

@@ -29,8 +29,23 @@ ROUNDS_COLUMNS = (
 )
 ROUTES_COLUMNS = ("site", "case", "method", "step", "layer", "expert", "weight")
 OBJECTIVE_COLUMNS = ("site", "case", "method", "step", "consistency", "shape", "entropy", "total")
+DISAGREEMENT_COLUMNS = ("site", "expert_a", "expert_b", "disagreement")
+ROUTING_TABLES = ("routes.csv", "objective.csv", "disagreement.csv")
 MANIFEST_COLUMNS = ("case", "patient", "split", "geometry", "annotated", "spacing_zyx")
-TEXT_COLUMNS = ("site", "case", "patient", "method", "split", "geometry", "annotated", "spacing_zyx", "expert", "layer")
+TEXT_COLUMNS = (
+    "site",
+    "case",
+    "patient",
+    "method",
+    "split",
+    "geometry",
+    "annotated",
+    "spacing_zyx",
+    "expert",
+    "layer",
+    "expert_a",
+    "expert_b",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class Sources:
         rounds: rounds.csv.
         federation: federation.json.
         phases: Folder of the ``inside`` and the ``outside`` evaluation: cases.csv, overlays.csv with the pictures it names,
-            and outside routes.csv and objective.csv.
+            and outside routes.csv, objective.csv and disagreement.csv.
         prepared: Folder of each site's prepared data: manifest.csv, contract.json.
     """
 
@@ -76,6 +91,7 @@ class Routing:
 
     routes: pandas.DataFrame
     objective: pandas.DataFrame
+    disagreement: pandas.DataFrame
 
 
 @dataclass(frozen=True)
@@ -132,9 +148,12 @@ def _hashes(sources: Sources, roster: Roster, phases: tuple[Phase, ...]) -> dict
         folder = sources.phases[phase.role]
         paths += [folder / "cases.csv", folder / "overlays.csv", *(overlay.path for overlay in phase.overlays)]
     if roster.outside:
-        paths += [sources.phases["outside"] / name for name in ("routes.csv", "objective.csv")]
+        paths += [sources.phases["outside"] / name for name in ROUTING_TABLES]
     for entry in roster.sites:
         paths += [sources.prepared[entry.name] / name for name in ("contract.json", "manifest.csv")]
+    lost = [path for path in paths if not path.is_file()]
+    if lost:
+        raise DataError(f"cannot read {lost[0]}: there is no such file")
     return {path.relative_to(sources.workspace).as_posix(): files.sha256_file(path) for path in sorted(paths)}
 
 
@@ -154,8 +173,11 @@ def _phase(roster: Roster, role: SiteRole, folder: Path) -> Phase:
 
 
 def _routing(folder: Path) -> Routing:
+    routes, objective, disagreement = (folder / name for name in ROUTING_TABLES)
     return Routing(
-        routes=_table(folder / "routes.csv", ROUTES_COLUMNS), objective=_table(folder / "objective.csv", OBJECTIVE_COLUMNS)
+        routes=_table(routes, ROUTES_COLUMNS),
+        objective=_table(objective, OBJECTIVE_COLUMNS),
+        disagreement=_table(disagreement, DISAGREEMENT_COLUMNS),
     )
 
 

@@ -7,6 +7,7 @@ import numpy
 import pandas
 
 from fedsilo import seeds
+from fedsilo.errors import DataError
 from fedsilo.evaluation import statistics
 from fedsilo.evaluation.metrics import HIGHER_IS_BETTER
 from fedsilo.evaluation.statistics import Interval
@@ -16,6 +17,7 @@ ALL_ORGANS = "all organs"
 ALL_SITES = "all sites"
 METHODS = ("global", "inside", "local", "finetuned", "ensemble", "soup", "routing-paper", "routing-release")
 REFERENCE_METHOD = "global"
+TOLERATED = "nsd"
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One organ at one site; ``unit`` is ``mm`` or ``px`` for distances, ``1`` otherwise."""
+    """One organ at one site; ``unit`` is ``mm`` or ``px`` for distances and for NSD (of its tolerance), ``1`` otherwise."""
 
     site: str
     organ: str
     unit: str
     cells: Mapping[str, Cell]
+
+    @property
+    def num_patients(self) -> int:
+        """Patients with a defined value."""
+        return max((len(cell.patients) for cell in self.cells.values()), default=0)
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,13 @@ class ScoreTable:
             if row.organ == ALL_ORGANS and row.unit == unit and method in row.cells and row.cells[method].patients
         }
 
-    def row(self, site: str, organ: str, unit: str) -> ScoreRow:
-        """Find a row."""
-        return next(row for row in self.rows if (row.site, row.organ, row.unit) == (site, organ, unit))
+    def interval(self, site: str, unit: str, method: str) -> Interval:
+        """Mean over all organs of a site that ``sites`` names."""
+        cells = next(row.cells for row in self.rows if (row.site, row.unit, row.organ) == (site, unit, ALL_ORGANS))
+        interval = cells[method].interval
+        if interval is None:
+            raise DataError(f"{self.metric} of {method} at {site} is defined for no patient")
+        return interval
 
 
 def ordered_methods(names: Sequence[str]) -> tuple[str, ...]:
@@ -122,6 +133,8 @@ def score_table(
         The table; sites in pixels behind those in millimetres, the site with the worst mean of the global model first.
     """
     chosen = cases[cases["metric"] == metric]
+    if metric == TOLERATED:
+        chosen = chosen.assign(unit=["px" if spacing == "" else "mm" for spacing in chosen["spacing"]])
     methods = ordered_methods(list(chosen["method"]))
     parts = {tuple(str(name) for name in key): part for key, part in chosen.groupby(["site", "unit", "organ", "method"])}
     rows: list[ScoreRow] = []

@@ -1,6 +1,6 @@
 """The headline of a report, and what its means hide: the worst site, missed organs, organs drawn where there are none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas
@@ -9,7 +9,7 @@ from fedsilo.evaluation import statistics
 from fedsilo.evaluation.metrics import HIGHER_IS_BETTER
 from fedsilo.evaluation.statistics import Interval
 from fedsilo.report import wording
-from fedsilo.report.scores import ALL_ORGANS, ALL_SITES, Bootstrap, ScoreTable, ordered_methods
+from fedsilo.report.scores import ALL_SITES, Bootstrap, ScoreTable, ordered_methods
 from fedsilo.types import SiteRole
 
 LOW_DICE = 0.5
@@ -41,6 +41,16 @@ class HeadlineRow:
     method: str
     inside: Summary | None
     outside: Summary | None
+
+
+@dataclass(frozen=True)
+class Leaders:
+    """The method with the highest number in each column of the headline; None for an empty column."""
+
+    inside_mean: str | None
+    inside_worst: str | None
+    outside_mean: str | None
+    outside_worst: str | None
 
 
 @dataclass(frozen=True)
@@ -80,37 +90,47 @@ class AbsentCell:
     unit: str
 
 
-def summary(table: ScoreTable, method: str, unit: str, bootstrap: Bootstrap) -> Summary | None:
-    """Average a method over sites; None if no site has a defined value in this unit."""
-    sites = table.sites(method, unit)
-    if not sites:
-        return None
-    worst = statistics.worst_site(sites, higher_is_better=HIGHER_IS_BETTER[table.metric])
-    worst_interval = table.row(worst, ALL_ORGANS, unit).cells[method].interval
-    if worst_interval is None:
-        return None
-    return Summary(
-        mean=bootstrap.macro(f"{table.metric}-{table.role}", ALL_SITES, unit, method, sites=sites),
-        worst_site=worst,
-        worst=worst_interval,
-        sites_sd=statistics.between_sites_sd(sites),
-        num_sites=len(sites),
+def summaries(table: ScoreTable, unit: str, bootstrap: Bootstrap) -> dict[str, Summary]:
+    """Average each method over the sites whose values have this unit; a method without any defined value has no entry."""
+    found: dict[str, Summary] = {}
+    for method in table.methods:
+        sites = table.sites(method, unit)
+        if not sites:
+            continue
+        worst = statistics.worst_site(sites, higher_is_better=HIGHER_IS_BETTER[table.metric])
+        found[method] = Summary(
+            mean=bootstrap.macro(f"{table.metric}-{table.role}", ALL_SITES, unit, method, sites=sites),
+            worst_site=worst,
+            worst=table.interval(worst, unit, method),
+            sites_sd=statistics.between_sites_sd(sites),
+            num_sites=len(sites),
+        )
+    return found
+
+
+def headline(summaries: Mapping[SiteRole, Mapping[str, Summary]]) -> tuple[HeadlineRow, ...]:
+    """Put the Dice of both roles side by side, one row a method.
+
+    Args:
+        summaries: Role -> method -> summary of Dice.
+    """
+    methods = ordered_methods([method for by_method in summaries.values() for method in by_method])
+    inside, outside = summaries.get("inside", {}), summaries.get("outside", {})
+    return tuple(HeadlineRow(method, inside.get(method), outside.get(method)) for method in methods)
+
+
+def leaders(rows: Sequence[HeadlineRow]) -> Leaders:
+    """Find the highest number of each column; the first method if several share it."""
+    return Leaders(
+        inside_mean=_highest({row.method: row.inside.mean.mean for row in rows if row.inside is not None}),
+        inside_worst=_highest({row.method: row.inside.worst.mean for row in rows if row.inside is not None}),
+        outside_mean=_highest({row.method: row.outside.mean.mean for row in rows if row.outside is not None}),
+        outside_worst=_highest({row.method: row.outside.worst.mean for row in rows if row.outside is not None}),
     )
 
 
-def headline(tables: Sequence[ScoreTable], bootstrap: Bootstrap) -> tuple[HeadlineRow, ...]:
-    """Summarise Dice: one row a method, inside and outside side by side.
-
-    Args:
-        tables: The Dice table of each role.
-        bootstrap: How intervals are drawn.
-    """
-    by_role = {table.role: table for table in tables}
-    methods = ordered_methods([method for table in tables for method in table.methods])
-    found = {
-        (role, method): summary(table, method, "1", bootstrap) for role, table in by_role.items() for method in table.methods
-    }
-    return tuple(HeadlineRow(method, found.get(("inside", method)), found.get(("outside", method))) for method in methods)
+def _highest(means: Mapping[str, float]) -> str | None:
+    return max(means, key=lambda method: means[method]) if means else None
 
 
 def failures(cases: pandas.DataFrame, role: SiteRole) -> tuple[FailureRow, ...]:
@@ -149,18 +169,23 @@ def absent_organs(cases: pandas.DataFrame) -> dict[str, dict[str, AbsentCell]]:
     return found
 
 
-def headline_text(rows: Sequence[HeadlineRow]) -> str:
+def headline_text(rows: Sequence[HeadlineRow], *, confidence: float) -> str:
     """Write the headline as a plain text table, for a terminal.
+
+    Args:
+        rows: From ``headline``.
+        confidence: Coverage of the intervals.
 
     Returns:
         Lines of equal columns: method, then for each role the mean over sites and the worst site, with intervals.
     """
     roles = [role for role in ("inside", "outside") if any(_of(row, role) is not None for row in rows)]
-    header = ["Dice, mean over patients", *(f"{role}: {what}" for role in roles for what in ("mean over sites", "worst site"))]
+    header = ["Dice", *(f"{role}: {what}" for role in roles for what in ("mean over sites", "worst site"))]
     body = [[row.method, *(text for role in roles for text in _texts(_of(row, role)))] for row in rows]
     widths = [max(len(line[column]) for line in (header, *body)) for column in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in (header, *body)]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]) + "\n"
+    legend = f"[ ]: {wording.percent(confidence)} bootstrap interval over patients; {wording.INTERVAL_LEGEND}"
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", legend]) + "\n"
 
 
 def _of(row: HeadlineRow, role: str) -> Summary | None:

@@ -7,7 +7,6 @@ import pandas
 
 from fedsilo.report.inputs import Routing
 
-DISAGREEMENT = "disagreement"
 LOW_DISAGREEMENT = 0.02
 
 
@@ -59,15 +58,24 @@ class Objective:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How much the experts' predictions differ, as the run recorded it; below two percent there is little to route."""
+    """How much pairs of experts differ at a site: share of voxels where either sees an organ and they do not agree.
 
-    name: str
-    value: float
+    Attributes:
+        site: The site.
+        num_pairs: Pairs of experts.
+        lowest: Pair that differs least.
+        highest: Pair that differs most.
+    """
+
+    site: str
+    num_pairs: int
+    lowest: float
+    highest: float
 
     @property
     def is_low(self) -> bool:
-        """Whether routing has little to choose from."""
-        return self.value < LOW_DISAGREEMENT
+        """Whether no pair differs by two percent, so that there is little to route."""
+        return self.highest < LOW_DISAGREEMENT
 
 
 def curves(rounds: pandas.DataFrame) -> tuple[Curve, ...]:
@@ -107,9 +115,9 @@ def routes(routing: Routing) -> tuple[Route, ...]:
 
 
 def objectives(routing: Routing) -> tuple[Objective, ...]:
-    """Average the unlabelled loss over cases, at the first and the last step; sorted by site and method."""
+    """Average the unlabelled loss over cases, at the first and the last step; sorted by method and site."""
     found: list[Objective] = []
-    for (site, method), part in routing.objective.groupby(["site", "method"]):
+    for (method, site), part in routing.objective.groupby(["method", "site"]):
         first, last = _ends(part)
         before, after = (float(part.loc[part["step"] == step, "total"].mean()) for step in (first, last))
         found.append(Objective(str(site), str(method), part["case"].nunique(), last - first, before, after))
@@ -120,13 +128,14 @@ def _ends(part: pandas.DataFrame) -> tuple[int, int]:
     return int(part["step"].min()), int(part["step"].max())
 
 
-def disagreements(federation: Mapping[str, object]) -> tuple[Disagreement, ...]:
-    """Find what the federation's record says about the disagreement of experts: any number below a key that names it."""
-    return tuple(
-        Disagreement(name, float(value))
-        for name, value in flattened(federation)
-        if DISAGREEMENT in name and isinstance(value, int | float) and not isinstance(value, bool)
-    )
+def disagreements(routing: Routing) -> tuple[Disagreement, ...]:
+    """Summarise how much the experts differ at each site; pairs that saw no organ are left out."""
+    found: list[Disagreement] = []
+    for site, part in routing.disagreement.groupby("site"):
+        shares = part["disagreement"].dropna()
+        if len(shares):
+            found.append(Disagreement(str(site), len(shares), float(shares.min()), float(shares.max())))
+    return tuple(found)
 
 
 def flattened(record: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:

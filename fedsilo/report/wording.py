@@ -21,6 +21,8 @@ MEANING = MappingProxyType(
 INTERVAL_MARKS = MappingProxyType({"bca": "", "percentile": "†", "point": "‡"})
 """Beside an interval: how it was made, if not by BCa."""
 
+INTERVAL_LEGEND = "BCa; † percentile, fewer than ten patients; ‡ no spread to resample"
+
 SMALL_P = 0.001
 
 
@@ -32,7 +34,7 @@ def number(value: float, decimals: int) -> str:
         ('−0.030', '12.0')
     """
     text = f"{value:.{decimals}f}"
-    return ("−" + text[1:] if text.startswith("-") else text) if float(text) else f"{0:.{decimals}f}"
+    return ("\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text) if float(text) else f"{0:.{decimals}f}"
 
 
 def bounds(interval: Interval, decimals: int = 3) -> str:
@@ -49,6 +51,16 @@ def bounds(interval: Interval, decimals: int = 3) -> str:
 def interval(found: Interval, decimals: int = 3) -> str:
     """Write a mean and the ends of its interval."""
     return f"{number(found.mean, decimals)} {bounds(found, decimals)}"
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """Write a share.
+
+    Example:
+        >>> percent(0.95), percent(0.0312, 1)
+        ('95 %', '3.1 %')
+    """
+    return f"{100 * share:.{decimals}f} %"
 
 
 def p_value(value: float | None) -> str:

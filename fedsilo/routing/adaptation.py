@@ -17,7 +17,7 @@ from fedsilo.types import StateDict
 
 @dataclass(frozen=True)
 class Step:
-    """The losses of one gradient step, before it was made."""
+    """The losses after a number of gradient steps."""
 
     consistency: float
     shape: float
@@ -33,7 +33,7 @@ class Adapted:
         state: An ordinary state of the template; predict with it in eval mode.
         routes_before: Route of every layer before the first step, (E,), on the CPU.
         routes_after: The same after the last step: those that ``state`` was merged with.
-        objective: One entry a step.
+        objective: Losses after 0, 1, ... steps, ``params.steps + 1`` entries; each has a view of its own.
         trained: Which of ``gates`` and ``norms`` had parameters to train.
     """
 
@@ -97,7 +97,7 @@ def adapt(
             "cannot adapt: the network has a single expert and no norm layer with scale and shift, nothing to train"
         )
     _use_statistics(network, batch=params.norm_statistics == "batch")
-    pieces, size = _draw_pieces(
+    pieces, size = draw_pieces(
         image, num_pieces=params.batch_size, spatial_dims=spatial_dims, divisor=divisor, patch_zyx=patch_zyx, generator=generator
     )
     pieces = pieces.to(device)
@@ -111,15 +111,18 @@ def adapt(
         # torch's BatchNorm with batch statistics: one piece whose deepest level is a single voxel
         raise RoutingError(f"cannot adapt to {len(pieces)} piece of size {size} with batch statistics: {error}") from error
     losses: list[Tensor] = []
-    for _ in range(params.steps):
-        view = objectives.sample_view(pieces.shape, noise_sd=params.noise_sd, generator=generator)
-        logits = inference.crop(network(pieces), size)
-        view_logits = objectives.invert_view(network(objectives.apply_view(pieces, view)), view)
-        terms = objectives.combine(logits, inference.crop(view_logits, size), weights=preset, radius=radius)
-        optimizer.zero_grad()
-        torch.autograd.backward([terms.total])
-        optimizer.step()
+    for step in range(params.steps + 1):
+        last = step == params.steps  # measured only
+        with torch.set_grad_enabled(not last):
+            view = objectives.sample_view(pieces.shape, noise_sd=params.noise_sd, generator=generator)
+            logits = inference.crop(network(pieces), size)
+            view_logits = objectives.invert_view(network(objectives.apply_view(pieces, view)), view)
+            terms = objectives.combine(logits, inference.crop(view_logits, size), weights=preset, radius=radius)
         losses.append(torch.stack([terms.consistency, terms.shape, terms.entropy, terms.total]).detach())
+        if not last:
+            optimizer.zero_grad()
+            torch.autograd.backward([terms.total])
+            optimizer.step()
     routes_after = experts.routes(network, pieces)
     return Adapted(
         state=experts.merge(network, routes_after),
@@ -153,7 +156,7 @@ def _use_statistics(network: nn.Module, *, batch: bool) -> None:
             module.momentum = 1.0  # what is stored are the statistics of the last pass
 
 
-def _draw_pieces(
+def draw_pieces(
     image: Float[Tensor, "c z y x"],
     *,
     num_pieces: int,
@@ -186,8 +189,6 @@ def _draw_pieces(
 
 
 def _steps(losses: list[Tensor]) -> tuple[Step, ...]:
-    if not losses:
-        return ()
     table = torch.stack(losses).cpu()
     for index, row in enumerate(table):
         if not row.isfinite().all():

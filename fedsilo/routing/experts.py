@@ -131,8 +131,9 @@ def build(template: nn.Module, states: Sequence[StateDict], *, prior: Sequence[f
     """Make a routed network: a copy of ``template`` in which every convolution and linear layer is a `RoutedLayer`.
 
     Works for any network whose weights are held by convolutions, linear layers, norm layers and PReLU. A module that stands
-    in several places gets one route. Norm layers (scale, shift, statistics) and PReLU start from the prior's mixture.
-    Trainable are the gates and the norm layers' scale and shift, all else is frozen. The network is in eval mode.
+    in several places gets one route; if it is called several times in a pass, its gate must be static. Norm layers (scale,
+    shift, statistics) and PReLU start from the prior's mixture. Trainable are the gates and the norm layers' scale and shift,
+    all else is frozen. The network is in eval mode.
 
     Args:
         template: Gives the architecture; not modified, its weights do not matter.
@@ -186,7 +187,7 @@ def fresh(routed: nn.Module) -> nn.Module:
 
 
 def layers(routed: nn.Module) -> dict[str, RoutedLayer]:
-    """List the routed layers by name; one that stands in several places has its first name."""
+    """List the routed layers by name; one that stands in several places goes by its first."""
     return {name: module for name, module in routed.named_modules() if isinstance(module, RoutedLayer)}
 
 
@@ -213,16 +214,17 @@ def prior_mixed(routed: nn.Module) -> tuple[str, ...]:
 def routes(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> dict[str, Float[Tensor, " e"]]:
     """Measure the route of every layer on a batch, by the layer's name; detached.
 
-    A layer that is called several times in one pass has the mean of its routes. Modules that are in training mode, such as
-    BatchNorm with batch statistics, see the batch.
+    A layer that the network has but never calls keeps the prior's. Modules that are in training mode, such as BatchNorm with
+    batch statistics, see the batch.
 
     Raises:
-        RoutingError: A layer was never called, so that it has no route.
+        RoutingError: A ``case`` gate was called several times, so that it has not one route.
     """
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers(routed)}
+    by_name = layers(routed)
+    seen: dict[str, list[Tensor]] = {name: [] for name in by_name}
     handles = [
         layer.gate.register_forward_hook(lambda _gate, _inputs, route, name=name: seen[name].append(route.detach()))
-        for name, layer in layers(routed).items()
+        for name, layer in by_name.items()
     ]
     try:
         with torch.no_grad():
@@ -230,10 +232,10 @@ def routes(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-    unused = [name for name, found in seen.items() if not found]
-    if unused:
-        raise RoutingError(f"cannot route {len(unused)} layers that the network never calls: {', '.join(unused[:3])}")
-    return {name: torch.stack(found).mean(dim=0) for name, found in seen.items()}
+    for name, layer in by_name.items():
+        if layer.gate.slope is not None and len(seen[name]) > 1:
+            raise RoutingError(f"cannot route by case {name}: the network calls it {len(seen[name])} times; use static gates")
+    return {name: seen[name][0] if seen[name] else layer.gate.offset.detach().softmax(dim=0) for name, layer in by_name.items()}
 
 
 def merge(routed: nn.Module, routes: Mapping[str, Float[Tensor, " e"]]) -> dict[str, Tensor]:

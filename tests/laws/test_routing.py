@@ -25,7 +25,7 @@ def dynunet():
 
 
 class Tied(nn.Module):
-    """One convolution in two places, and a linear head."""
+    """One convolution under two names, and a linear head."""
 
     def __init__(self):
         super().__init__()
@@ -35,8 +35,8 @@ class Tied(nn.Module):
         self.head = nn.Linear(2, 3)
 
     def forward(self, images):
-        features = self.again[1](self.again[0](self.first(images)).relu())
-        return self.head(self.last(features).movedim(1, -1)).movedim(-1, 1)
+        features = self.again[1](self.last(self.first(images)).relu())
+        return self.head(features.movedim(1, -1)).movedim(-1, 1)
 
 
 NETWORKS = {
@@ -44,7 +44,10 @@ NETWORKS = {
     "unet_3d_batch": (lambda: unet(3, "BATCH"), (1, 1, 8, 8, 8)),
     "unet_3d_instance": (lambda: unet(3, "INSTANCE"), (1, 1, 8, 8, 8)),
     "basic_unet_2d": (lambda: BasicUNet(2, 1, 3, features=(4, 4, 4, 4, 4, 4)), (1, 1, 32, 32)),
-    "segresnet_3d": (lambda: SegResNet(3, init_filters=8, in_channels=1, out_channels=3, blocks_down=(1, 1), blocks_up=(1,)), (1, 1, 8, 8, 8)),
+    "segresnet_3d": (
+        lambda: SegResNet(3, init_filters=8, in_channels=1, out_channels=3, blocks_down=(1, 1), blocks_up=(1,)),
+        (1, 1, 8, 8, 8),
+    ),
     "dynunet_2d": (dynunet, (1, 1, 16, 16)),
     "attention_unet_2d": (lambda: AttentionUnet(2, 1, 3, channels=(4, 8), strides=(2,)), (2, 1, 16, 16)),
     "tied_and_linear": (Tied, (2, 1, 8, 8)),
@@ -56,7 +59,10 @@ def random_state(template, generator):
     state = states.snapshot(template)
     for name, tensor in state.items():
         if tensor.is_floating_point():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) / max(1, tensor[0].numel() if tensor.ndim else 1) ** 0.5)
+            tensor.copy_(
+                torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+                / max(1, tensor[0].numel() if tensor.ndim else 1) ** 0.5
+            )
         if name.endswith(("running_var", "N.weight")):
             tensor.abs_().add_(0.5)
     return state
@@ -166,13 +172,11 @@ def test_every_gate_has_a_gradient(family):
     routed = experts.build(template, found, prior=PRIOR, gate="case")
     move_gates(routed, seeds.generator(4, "gates"))
 
-    # no even function: a sum over a normalised map would be constant
     (routed(images).softmax(dim=1)[:, 1] * images[:, 0]).sum().backward()
 
-    for layer in experts.layers(routed).values():
-        assert layer.gate.offset.grad is not None
-        assert layer.gate.slope.grad is not None
-    assert any(layer.gate.offset.grad.abs().max() > 0 for layer in experts.layers(routed).values())
+    for name, layer in experts.layers(routed).items():
+        assert layer.gate.offset.grad.abs().max() > 0, name
+        assert layer.gate.slope.grad.abs().max() > 0, name
 
 
 def test_only_gates_and_norms_are_trained(family):
@@ -225,8 +229,26 @@ def test_a_case_gate_sees_the_mean_of_its_input():
     assert_close(route, torch.tensor([0.0, 2.0]).softmax(dim=0))
 
 
+def test_a_layer_that_is_never_called_keeps_the_prior():
+    class Idle(nn.Sequential):
+        def forward(self, images):
+            return self[0](images)
+
+    found = [{f"{index}.weight": torch.full((1, 1, 1, 1), float(expert)) for index in range(2)} for expert in range(2)]
+    template = Idle(nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False))
+    routed = experts.build(template, found, prior=(0.25, 0.75), gate="case")
+
+    routes = experts.routes(routed, torch.ones(1, 1, 2, 2))
+
+    assert_close(routes["1"], torch.tensor([0.25, 0.75]))
+    assert_close(experts.merge(routed, routes)["1.weight"], experts.mixture(found, (0.25, 0.75))["1.weight"])
+
+
 def test_a_mixture_is_entry_by_entry():
-    found = [{"running_var": torch.tensor([1.0]), "num": torch.tensor(3)}, {"running_var": torch.tensor([3.0]), "num": torch.tensor(7)}]
+    found = [
+        {"running_var": torch.tensor([1.0]), "num": torch.tensor(3)},
+        {"running_var": torch.tensor([3.0]), "num": torch.tensor(7)},
+    ]
 
     mixed = experts.mixture(found, (0.25, 0.75))
 

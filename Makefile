@@ -1,0 +1,31 @@
+# Python 3.11+, git and make are enough: `make run`, `make test`.
+COHORT ?= demo
+PORT ?= 4200
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help run test lint ui bench clean
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
+
+run: $(INSTALLED)  ## reproduce a cohort and show its results: make run COHORT=demo | kidneys | liver
+	@$(BIN)/python -m flows.run --cohort $(COHORT)
+
+test: $(INSTALLED)  ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## style, types and layers
+	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
+
+ui: $(INSTALLED)  ## Prefect's server and UI in the foreground: make ui PORT=4200
+	@$(BIN)/python -m flows.server --port $(PORT)
+
+bench: $(INSTALLED)  ## every script in benchmarks/
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:  ## remove the environment and all caches of tools; data, models and reports stay
+	rm -rf .venv .prefect build *.egg-info .coverage .*_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' && touch $@

@@ -1,0 +1,93 @@
+"""Both dvc.yaml files describe the pipeline that the code is."""
+
+import pytest
+import yaml
+
+EMBEDDED = "demo"
+PHASES = ("phantoms", "prepare", "federate", "inside", "outside", "report")
+
+
+def paths(entries):
+    """Paths of a list of deps or outs, whose entries may carry options."""
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def outputs(stage):
+    return [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
+
+
+def is_code(path):
+    return path.startswith(("fedsilo/", "tasks/", "flows/"))
+
+
+def test_a_stage_a_phase_in_order(stages):
+    assert tuple(stages[EMBEDDED]) == PHASES
+    assert all(tuple(stages[cohort]) == PHASES[1:] for cohort in stages if cohort != EMBEDDED)
+
+
+def test_real_cohorts_have_the_same_stages_as_the_embedded_one(repository):
+    top = yaml.safe_load((repository / "dvc.yaml").read_text())
+    real = (repository / "cohorts" / "dvc.yaml").read_text()
+    as_embedded = yaml.safe_load(real.replace("${item.cohort}", "${cohort}").replace("${data.root}", "${raw}"))["stages"]
+
+    for name, stage in as_embedded.items():
+        assert stage.pop("wdir") == ".."
+        assert stage.pop("matrix") == {"cohort": "${cohorts}"}
+        assert stage == top["stages"][name], name
+
+
+def test_the_embedded_cohort_is_made_where_it_is_read_and_real_ones_share_one_data_root(repository, stages):
+    roots = {cohort: yaml.safe_load((repository / "cohorts" / f"{cohort}.yaml").read_text())["root"] for cohort in stages}
+
+    assert paths(stages[EMBEDDED]["phantoms"]["outs"]) == [roots.pop(EMBEDDED)]
+    assert roots.keys() >= {"kidneys", "liver"}
+    assert set(roots.values()) == {None}  # the stages depend on data.root
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_command_is_the_phase_with_its_cohort(stages, phase):
+    for cohort, its in stages.items():
+        if phase in its:
+            assert its[phase]["cmd"] == f"python -m flows.{phase} --cohort cohorts/{cohort}.yaml"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_code_deps_are_the_import_closure(code, stages, phase):
+    listed = set(filter(is_code, paths(stages[EMBEDDED][phase]["deps"])))
+    modules = code.closure(f"flows.{phase}")
+    imported = {code.path(module) for module in modules} | code.assets(modules)
+
+    assert sorted(imported - listed) == [], "imported, but not in deps: a change would go unnoticed"
+    assert sorted(listed - imported) == [], "in deps, but not imported: it would re-run for nothing"
+
+
+def test_data_deps_are_outputs_of_earlier_stages(stages):
+    for its in stages.values():
+        made = {"DATA"}
+        for name, stage in its.items():
+            wanted = {path for path in paths(stage["deps"]) if not is_code(path)}
+            assert wanted <= made, name
+            made |= set(outputs(stage))
+
+
+def test_no_two_stages_write_the_same(stages):
+    written = [path for its in stages.values() for stage in its.values() for path in outputs(stage)]
+
+    assert len(set(written)) == len(written)
+    assert not [(one, other) for one in written for other in written if other.startswith(f"{one}/")]
+
+
+def test_patient_data_are_never_pushed(stages):
+    for its in stages.values():
+        for stage in its.values():
+            for entry in stage.get("outs", []):
+                path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+                assert not path.startswith("data/") or options == {"push": False}, path
+
+
+def test_nothing_is_kept_between_runs_behind_the_back_of_dvc(stages):
+    """Outputs that persist, or stages that always run, would hide what a result was made from."""
+    for its in stages.values():
+        for stage in its.values():
+            assert not {"always_changed", "frozen"} & stage.keys()
+            assert not [entry for entry in stage.get("outs", []) if isinstance(entry, dict) and "persist" in str(entry)]

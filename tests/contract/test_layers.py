@@ -1,0 +1,49 @@
+"""The architecture is a test: who may import whom, and who may start other programs."""
+
+import ast
+import subprocess
+import sys
+
+PHASES = ("phantoms", "prepare", "federate", "inside", "outside", "report", "run")
+HEAVY = {"monai", "pandas", "great_expectations", "matplotlib", "scipy", "pyarrow", "nibabel"}
+
+
+def sources(repository, *packages):
+    return [path for package in packages for path in sorted((repository / package).rglob("*.py"))]
+
+
+def test_imports_go_down_only(repository):
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))",
+    ]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_command_lines_answer_before_heavy_packages_are_imported(repository):
+    """torch is not among them: types of the ground floor name its tensors."""
+    modules = ", ".join(f"flows.{phase}" for phase in PHASES)
+    code = f"import {modules}, sys; print(*sorted({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == []
+
+
+def test_one_module_runs_dvc_and_git(repository):
+    found = [
+        path.relative_to(repository).as_posix()
+        for path in sources(repository, "flows", "tasks", "fedsilo")
+        if any(isinstance(node, ast.Constant) and node.value in ("dvc", "git") for node in ast.walk(ast.parse(path.read_text())))
+    ]
+
+    assert found == ["tasks/repro.py"]
+
+
+def test_no_shell(repository):
+    for path in sources(repository, "flows", "tasks", "fedsilo"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert not any(keyword.arg == "shell" for keyword in node.keywords), path

@@ -1,0 +1,58 @@
+"""Test-time routing cannot see labels: no name in its modules has to do with them."""
+
+import ast
+import inspect
+import re
+
+import pytest
+
+from fedsilo.routing import adaptation, experts, objectives
+
+FORBIDDEN = re.compile(r"label|target|annot(?!ation)|reference|truth|onehot|ground|dice|score|mask|cohort|metrics", re.IGNORECASE)
+MODULES = [experts, objectives, adaptation]
+
+
+def names(tree):
+    """Every identifier of a module: parameters, variables, attributes, keywords and imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.keyword):
+            yield node.arg or ""
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield getattr(node, "module", "") or ""
+            for alias in node.names:
+                yield alias.name
+                yield alias.asname or ""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_no_name_has_to_do_with_labels(module):
+    found = sorted({name for name in names(ast.parse(inspect.getsource(module))) if FORBIDDEN.search(name)})
+
+    assert found == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_imports_are_of_the_network_not_of_the_cohort(module):
+    tree = ast.parse(inspect.getsource(module))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("fedsilo")}
+
+    assert imported <= {
+        "fedsilo.errors", "fedsilo.params", "fedsilo.types", "fedsilo.routing", "fedsilo.segmentation", "fedsilo.federation",
+    }  # fmt: skip
+
+
+def test_adapt_takes_an_image_and_settings_only():
+    assert list(inspect.signature(adaptation.adapt).parameters) == [
+        "routed", "image", "params", "preset", "spatial_dims", "divisor", "generator", "device", "patch_zyx", "spacing_zyx_mm",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["def f(labels): ...", "case.label", "from fedsilo.cohort import preprocess", "f(target=1)"])
+def test_the_search_finds_what_it_looks_for(source):
+    assert any(FORBIDDEN.search(name) for name in names(ast.parse(source)))

@@ -1,0 +1,122 @@
+"""Bad input gets one clear line and exit code 1, and loses nothing."""
+
+import gzip
+import shutil
+
+import nibabel
+import numpy
+import pytest
+
+from fedsilo import files
+from flows import federate, prepare
+
+
+def fails_with(capfd, phase, arguments, *parts):
+    """Run a phase that must fail: exit code 1, and one line of ours that says all of ``parts``; no traceback of ours."""
+    capfd.readouterr()
+    assert phase.main(arguments) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("fedsilo: ")]
+    assert len(lines) == 1
+    for part in parts:
+        assert part in lines[0]
+
+
+def raw(made, site="mr-a"):
+    return made.folder / "data/raw/demo" / site
+
+
+def test_a_misspelt_key_in_params(copied, capfd):
+    text = copied.params.read_text().replace("rounds:", "round:")
+    copied.params.write_text(text)
+
+    fails_with(capfd, federate, copied.arguments(), "unknown key federate.round", "did you mean rounds?")
+
+
+def test_a_misspelt_key_on_the_command_line(copied, capfd):
+    fails_with(capfd, federate, copied.arguments("--set", "federate.gin.probabilty=1"), "federate.gin.probabilty")
+
+
+def test_an_outside_site_listed_inside(copied, capfd):
+    tree = copied.cohort_tree()
+    tree["sites"].append({**tree["sites"][-1], "role": "inside"})
+    copied.write_cohort(tree)
+
+    fails_with(capfd, prepare, copied.arguments(), tree["sites"][-1]["name"], "both inside and outside")
+
+
+def test_a_missing_site_folder(copied, capfd):
+    shutil.rmtree(raw(copied))
+
+    fails_with(capfd, prepare, copied.arguments(), "mr-a")
+
+
+def test_an_unreadable_volume(copied, capfd):
+    path = next(iter(sorted((raw(copied) / "imagesTr").iterdir())))
+    path.write_bytes(path.read_bytes()[:100])
+
+    fails_with(capfd, prepare, copied.arguments(), "mr-a", path.name.split("_0000")[0])
+
+
+def test_a_label_of_another_shape(copied, capfd):
+    path = next(iter(sorted((raw(copied) / "labelsTr").iterdir())))
+    label = nibabel.load(path)
+    cut = nibabel.Nifti1Image(numpy.asarray(label.dataobj)[:-1], label.affine)
+    path.write_bytes(gzip.compress(cut.to_bytes()))
+
+    fails_with(capfd, prepare, copied.arguments(), "mr-a", path.name.removesuffix(".nii.gz"), "shape")
+
+
+def test_a_label_value_that_is_not_declared(copied, capfd):
+    path = next(iter(sorted((raw(copied) / "labelsTr").iterdir())))
+    label = nibabel.load(path)
+    values = numpy.array(label.dataobj)
+    values[0, 0, 0] = 9
+    path.write_bytes(gzip.compress(nibabel.Nifti1Image(values, label.affine).to_bytes()))
+
+    fails_with(capfd, prepare, copied.arguments(), "mr-a", path.name.removesuffix(".nii.gz"), "9")
+
+
+def test_an_unknown_organ(copied, capfd):
+    path = raw(copied) / "dataset.json"
+    path.write_text(path.read_text().replace('"spleen"', '"splen"'))
+
+    fails_with(capfd, prepare, copied.arguments(), "mr-a", "splen", "spleen")
+
+
+def test_a_site_without_a_training_case(copied, capfd):
+    folder = raw(copied)
+    for path in sorted((folder / "imagesTr").iterdir())[2:]:
+        path.unlink()
+    for path in sorted((folder / "labelsTr").iterdir())[2:]:
+        path.unlink()
+
+    fails_with(capfd, prepare, copied.arguments(), "mr-a", "train")
+
+
+def test_a_failed_preparation_leaves_the_last_good_one(copied, capfd):
+    manifest = copied.folder / "data/prepared/demo/mr-a/manifest.csv"
+    before = files.sha256_file(manifest)
+    path = next(iter(sorted((raw(copied) / "imagesTr").iterdir())))
+    path.write_bytes(b"not an image")
+
+    fails_with(capfd, prepare, copied.arguments(), "mr-a")
+
+    assert files.sha256_file(manifest) == before
+
+
+@pytest.mark.parametrize("phase", [prepare, federate])
+def test_an_output_folder_that_cannot_be_written(copied, capfd, phase):
+    """A file stands where the folder should be: the same for root and everybody else."""
+    where = copied.folder / ("data/prepared" if phase is prepare else "checkpoints")
+    shutil.rmtree(where, ignore_errors=True) if phase is federate else where.rename(copied.folder / "aside")
+    if phase is federate:
+        assert (copied.folder / "data/prepared").is_dir()
+    where.write_text("in the way")
+
+    fails_with(capfd, phase, copied.arguments(), "cannot write", where.name)
+
+
+def test_federate_before_prepare(copied, capfd):
+    shutil.rmtree(copied.folder / "data/prepared")
+
+    fails_with(capfd, federate, copied.arguments(), "is not prepared")

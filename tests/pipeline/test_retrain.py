@@ -1,0 +1,103 @@
+"""The scheduled flow: the same as dvc repro by hand, once, under a lock, and visible."""
+
+import inspect
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from fedsilo.errors import FedsiloError, ParamsError
+from tasks import repro
+
+STAGES = {
+    "prepare": {"cmd": "python -c \"open('a', 'w').write('1')\"", "deps": ["source"], "outs": ["a"]},
+    "train": {
+        "cmd": "python -c \"import os; open('run', 'a').write(os.environ['FEDSILO_OUTER_RUN']); open('b', 'w').write('2')\"",
+        "deps": ["a"],
+        "outs": ["b"],
+    },
+}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A repository with two small stages for the embedded cohort."""
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "cohorts").mkdir()
+    (tmp_path / "cohorts" / "dvc.yaml").write_text(yaml.safe_dump({"vars": [{"cohorts": ["liver"]}], "stages": {}}))
+    (tmp_path / "source").write_text("x")
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    return tmp_path
+
+
+def test_retraining_twice_does_the_work_once(prefect_backend, workspace):
+    from flows.retrain import retrain
+
+    first = retrain("demo", str(workspace))
+    lock = (workspace / "dvc.lock").read_bytes()
+    second = retrain("demo", str(workspace))
+
+    assert first.with_outcome("executed") == second.with_outcome("skipped") == ("prepare", "train")
+    assert (workspace / "dvc.lock").read_bytes() == lock
+
+
+def test_the_flow_and_dvc_by_hand_leave_the_same_lock_file(prefect_backend, workspace, tmp_path_factory, monkeypatch):
+    from flows.retrain import retrain
+
+    other = shutil.copytree(workspace, tmp_path_factory.mktemp("by-hand") / "workspace")
+    monkeypatch.setenv("FEDSILO_OUTER_RUN", "none")
+    repro.reproduce(other, "dvc.yaml", variables={}, echo=[].append)
+
+    retrain("demo", str(workspace))
+
+    assert (workspace / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
+
+
+def test_stages_learn_which_run_started_them_and_people_get_a_table(prefect_backend, workspace):
+    from prefect.client.orchestration import get_client
+
+    from flows.retrain import retrain
+
+    state = retrain("demo", str(workspace), return_state=True)
+
+    outer = (workspace / "run").read_text()
+    assert outer == str(state.state_details.flow_run_id)
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(outer).name == "retrain demo"
+        (table,) = [found for found in client.read_artifacts() if str(found.flow_run_id) == outer]
+    assert table.key == "repro-report"
+
+
+def test_a_second_one_at_the_same_time_is_refused(prefect_backend, workspace):
+    from flows.retrain import retrain
+
+    with FileLock(workspace / repro.LOCK_NAME), pytest.raises(FedsiloError, match="another run holds"):
+        retrain("demo", str(workspace))
+
+    assert not (workspace / "a").exists()
+
+
+def test_an_unknown_cohort_is_refused(prefect_backend, workspace):
+    from flows.retrain import retrain
+
+    with pytest.raises(ParamsError, match=r"no cohort 'demi'.*there are demo, liver"):
+        retrain("demi", str(workspace))
+
+
+def test_the_deployment_fits_the_flow(repository):
+    from prefect.client.schemas.schedules import CronSchedule
+
+    from flows import retrain
+
+    (deployment,) = yaml.safe_load((repository / "prefect.yaml").read_text())["deployments"]
+    path, _, function = deployment["entrypoint"].partition(":")
+    (schedule,) = deployment["schedules"]
+
+    assert (repository / path).samefile(inspect.getfile(retrain))
+    inspect.signature(getattr(retrain, function).fn).bind(**deployment["parameters"])
+    CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}

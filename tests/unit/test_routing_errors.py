@@ -1,0 +1,149 @@
+"""What cannot be routed, adapted or merged is refused in one line that says why."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from monai.networks.nets import UNet
+from torch import nn
+
+from fedsilo import params as params_module
+from fedsilo import seeds
+from fedsilo.errors import RoutingError, StateMismatchError
+from fedsilo.federation import states
+from fedsilo.params import ObjectiveParams
+from fedsilo.routing import adaptation, baselines, experts, objectives
+
+HALVES = (0.5, 0.5)
+PRESET = ObjectiveParams(consistency=1.0, shape=0.01, entropy=0.01)
+PARAMS = params_module.load(Path(__file__).parents[2] / "params.yaml")
+OUTSIDE = PARAMS.outside.model_copy(
+    update={"steps": 1, "gate": "static", "shape_radius_px": 2, "batch_size": 1, "norm_statistics": "mixture"}
+)
+
+
+def unet(norm="BATCH"):
+    with torch.random.fork_rng():
+        return UNet(2, 1, 3, channels=(4, 8), strides=(2,), norm=norm).eval()
+
+
+def adapt(routed, params=OUTSIDE, size=(1, 3, 4, 4)):
+    return adaptation.adapt(
+        routed,
+        torch.randn(size, generator=seeds.generator(0, "image")),
+        params=params,
+        preset=PRESET,
+        spatial_dims=2,
+        divisor=2,
+        generator=seeds.generator(0, "adapt"),
+        device="cpu",
+    )
+
+
+def build(template, found=None, prior=HALVES, gate="static"):
+    return experts.build(template, found or [states.snapshot(template)] * 2, prior=prior, gate=gate)
+
+
+def test_no_expert():
+    with pytest.raises(RoutingError, match="got no expert"):
+        experts.build(unet(), [], prior=(), gate="static")
+    with pytest.raises(StateMismatchError, match="got none"):
+        baselines.uniform_soup([])
+    with pytest.raises(RoutingError, match="got none"):
+        baselines.ensemble_probs([])
+
+
+@pytest.mark.parametrize("prior", [(1.0,), (0.5, 0.6), (1.5, -0.5), (float("nan"), 1.0)], ids=str)
+def test_a_prior_that_is_no_route(prior):
+    with pytest.raises(RoutingError, match="expected a prior of 2 shares that sum to 1"):
+        build(unet(), prior=prior)
+
+
+def test_an_expert_that_lacks_a_key():
+    whole = states.snapshot(unet())
+    lacking = {name: tensor for name, tensor in whole.items() if name != "model.0.conv.weight"}
+
+    with pytest.raises(StateMismatchError, match=r"expert 1 .*lacks model\.0\.conv\.weight"):
+        build(unet(), [whole, lacking])
+
+
+def test_an_expert_of_another_shape():
+    whole = states.snapshot(unet())
+    other = whole | {"model.0.conv.weight": torch.zeros(1)}
+
+    with pytest.raises(StateMismatchError, match=r"expert 0 .*model\.0\.conv\.weight is float32 \(1,\)"):
+        build(unet(), [other, whole])
+
+
+def test_a_weighted_layer_that_is_not_routed():
+    class Scaled(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Conv2d(1, 1, 1))
+            self.scale = nn.Parameter(torch.ones(1))
+
+    with pytest.raises(RoutingError, match=r"cannot route 1 \(Scaled\): it holds scale"):
+        build(nn.Sequential(nn.Conv2d(1, 1, 1), Scaled()))
+
+
+def test_a_layer_with_parametrized_weight():
+    with torch.random.fork_rng():
+        network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1)))
+
+    with pytest.raises(RoutingError, match=r"cannot route 0 .*expected weight and bias of its own"):
+        build(network)
+
+
+def test_a_parameter_of_two_modules():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    network[1].weight = network[0].weight
+
+    with pytest.raises(RoutingError, match=r"cannot route 1 .*shares weight with 0 "):
+        build(network)
+
+
+def test_nothing_to_route():
+    with pytest.raises(RoutingError, match="it has no convolution or linear layer"):
+        build(nn.Sequential(nn.BatchNorm2d(1)))
+
+
+def test_a_case_gate_that_is_asked_twice():
+    layer = nn.Conv2d(1, 1, 1)
+    twice = nn.Sequential(layer, layer)
+    images = torch.ones(1, 1, 2, 2)
+
+    assert list(experts.routes(build(twice), images)) == ["0"]
+    with pytest.raises(RoutingError, match="cannot route by case 0: the network calls it 2 times; use static gates"):
+        experts.routes(build(twice, gate="case"), images)
+
+
+def test_routes_of_another_network():
+    routed = build(unet())
+
+    with pytest.raises(RoutingError, match="routes and layers differ in"):
+        experts.merge(routed, {"elsewhere": torch.tensor(HALVES)})
+
+
+def test_an_empty_trainable_set():
+    template = unet("INSTANCE")
+    routed = build(template, [states.snapshot(template)], prior=(1.0,))
+
+    with pytest.raises(RoutingError, match="nothing to train"):
+        adapt(routed)
+
+
+def test_batch_statistics_of_a_single_value():
+    with pytest.raises(RoutingError, match=r"cannot adapt to 1 piece of size \(2, 2\) with batch statistics"):
+        adapt(build(unet()), OUTSIDE.model_copy(update={"norm_statistics": "batch"}), size=(1, 1, 2, 2))
+
+
+def test_losses_that_are_not_finite():
+    broken = states.snapshot(unet())
+    broken["model.0.conv.bias"].fill_(float("inf"))
+
+    with pytest.raises(RoutingError, match="losses of step 0 are not finite"):
+        adapt(build(unet(), [broken, broken]))
+
+
+def test_a_single_class_has_no_entropy():
+    with pytest.raises(RoutingError, match="at least two classes, got 1"):
+        objectives.entropy(torch.zeros(1, 1, 2, 2))
