@@ -13,11 +13,11 @@ from fedsilo.params import Params
 from tasks.paths import RunPaths
 
 if TYPE_CHECKING:
-    from fedsilo.federation.aggregation import AggregationRecord
-    from fedsilo.federation.updates import SiteUpdate
     from torch import nn
 
+    from fedsilo.federation.aggregation import AggregationRecord
     from fedsilo.federation.journal import Journal
+    from fedsilo.federation.updates import SiteUpdate
     from tasks.sites import SiteInputs
 
 VALIDATION_BATCH = 32

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from fedsilo.cohort.manifest import ManifestRow
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fedsilo import files
 from fedsilo.cohort import batches, manifest, preprocess
+from fedsilo.cohort.manifest import ManifestRow
 from fedsilo.errors import DataError
 from fedsilo.types import Split
 

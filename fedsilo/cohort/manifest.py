@@ -99,7 +99,9 @@ def _row(cells: dict[str, str], path: Path) -> ManifestRow:
         raise DataError(f"cannot use {path}: expected the columns {', '.join(COLUMNS)}")
     for name, allowed in CHOICES.items():
         if cells[name] not in allowed:
-            raise DataError(f"cannot use {path}: {name} of case {cells['case']}: expected {', '.join(allowed)}, got {cells[name]!r}")
+            raise DataError(
+                f"cannot use {path}: {name} of case {cells['case']}: expected {', '.join(allowed)}, got {cells[name]!r}"
+            )
     if not cells["num_slices"].isdecimal():
         raise DataError(f"cannot use {path}: num_slices of case {cells['case']}: expected a count, got {cells['num_slices']!r}")
     return ManifestRow(**{**cells, "num_slices": int(cells["num_slices"])})  # type: ignore[arg-type]  # checked just above

@@ -166,9 +166,7 @@ def sample_subject(*, generator: Generator) -> Subject:
         liver_dent=Ellipsoid((10, 25, -25), (75, 75, 62), coarse=0.04),
         liver_vessels=_sample_liver_vessels(liver_lobes[0].center, body, generator),
         pancreas=_sample_pancreas(pancreas_z, generator),
-        splenic_vein=Tube(
-            ((-22, 0, pancreas_z - 5), (0, -4, pancreas_z), (60, 16, pancreas_z + 16)), (5, 4.5, 4)
-        ),
+        splenic_vein=Tube(((-22, 0, pancreas_z - 5), (0, -4, pancreas_z), (60, 16, pancreas_z + 16)), (5, 4.5, 4)),
         duodenum=_sample_duodenum(pancreas_z, generator),
         gallbladder=_sample_gallbladder(generator),
     )

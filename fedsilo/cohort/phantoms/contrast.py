@@ -194,9 +194,7 @@ class MrSignals:
     fat: Float32[numpy.ndarray, " tissues"]
 
 
-def sample_ct_numbers(
-    phase: Phase, *, offset_hu: float, generator: Generator
-) -> Float32[numpy.ndarray, " tissues"]:
+def sample_ct_numbers(phase: Phase, *, offset_hu: float, generator: Generator) -> Float32[numpy.ndarray, " tissues"]:
     """Draw a subject's CT number of each tissue.
 
     Args:

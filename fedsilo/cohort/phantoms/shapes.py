@@ -97,9 +97,7 @@ class Ellipsoid:
 
     def field(self, canvas: Canvas) -> Float32[numpy.ndarray, "z y x"]:
         """Evaluate at each voxel."""
-        x, y, z = (
-            axis - middle for axis, middle in zip((canvas.x_mm, canvas.y_mm, canvas.z_mm), self.center, strict=True)
-        )
+        x, y, z = (axis - middle for axis, middle in zip((canvas.x_mm, canvas.y_mm, canvas.z_mm), self.center, strict=True))
         rows = (_rotation(self.angles) / numpy.array(self.radii)[:, None]).tolist()
         along = [row[0] * x + row[1] * y + row[2] * z for row in rows]
         return _wrinkle(_norm(along, self.power) - 1, canvas, self.coarse, self.fine)

@@ -1,0 +1,195 @@
+"""Find a site's cases in the nnU-Net raw layout, and give its labels the federation's values by their names."""
+
+import csv
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+
+from fedsilo import files
+from fedsilo.cohort.roster import BACKGROUND, Roster
+from fedsilo.errors import DataError
+
+ENDINGS = (".nii.gz", ".nii", ".png")
+CASE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """A case as a site stores it.
+
+    Attributes:
+        case: Unique within the site.
+        patient: From patients.csv; the case's own name without that file.
+        image_paths: One a channel, in order.
+        label_path: None where the file is missing.
+    """
+
+    case: str
+    patient: str
+    image_paths: tuple[Path, ...]
+    label_path: Path | None
+
+
+@dataclass(frozen=True)
+class SiteCases:
+    """What a site's folder holds.
+
+    Attributes:
+        cases: Sorted by name.
+        labels: Source name -> source value, as in dataset.json.
+        has_patients: Whether patients.csv says who is who; without it each case counts as a patient.
+    """
+
+    cases: tuple[SourceCase, ...]
+    labels: Mapping[str, int]
+    has_patients: bool
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Source values and what they are in the federation.
+
+    Attributes:
+        values: Source value -> organ value of the federation.
+        annotated: Organ values that this site labels, sorted.
+    """
+
+    values: Mapping[int, int]
+    annotated: tuple[int, ...]
+
+    def apply(self, label: NDArray[numpy.generic]) -> NDArray[numpy.uint8]:
+        """Map a label array; undeclared values must have been refused before."""
+        mapped = numpy.zeros(label.shape, numpy.uint8)
+        for source, value in self.values.items():
+            mapped[label == source] = value
+        return mapped
+
+
+def find_cases(folder: Path, site: str) -> SiteCases:
+    """List a site's cases.
+
+    Raises:
+        DataError: The folder or dataset.json is missing or unusable, a name is unsafe, a label has no image, or there is no case.
+    """
+    if not folder.is_dir():
+        raise DataError(f"site {site}: folder {folder} is missing")
+    description = files.read_json(folder / "dataset.json")
+    ending = description.get("file_ending")
+    if ending not in ENDINGS:
+        raise DataError(f"site {site}: file_ending in dataset.json: expected one of {', '.join(ENDINGS)}, got {ending!r}")
+    channels = description.get("channel_names")
+    num_channels = len(channels) if isinstance(channels, dict) else 0
+    images = _images(folder / "imagesTr", str(ending), site)
+    labels = {path.name.removesuffix(str(ending)): path for path in _files(folder / "labelsTr", str(ending))}
+    if not images:
+        raise DataError(f"site {site}: no image *_0000{ending} in {folder / 'imagesTr'}")
+    orphans = sorted(labels.keys() - images.keys())
+    if orphans:
+        raise DataError(f"site {site}: label {orphans[0]} in {folder / 'labelsTr'} has no image")
+    for case, paths in images.items():
+        if not CASE_NAME.match(case):
+            raise DataError(f"site {site}: case name {case!r} is not allowed; use A-Z, a-z, 0-9, dot, _ and -")
+        if len(paths) != num_channels or sorted(paths) != list(range(num_channels)):
+            raise DataError(f"site {site}: case {case}: expected {num_channels} channels from 0000 on, got {sorted(paths)}")
+    patients = _patients(folder / "patients.csv", site)
+    missing = sorted(images.keys() - patients.keys()) if patients is not None else []
+    if missing:
+        raise DataError(f"site {site}: patients.csv does not name case {missing[0]}")
+    cases = tuple(
+        SourceCase(
+            case=case,
+            patient=case if patients is None else patients[case],
+            image_paths=tuple(paths[channel] for channel in sorted(paths)),
+            label_path=labels.get(case),
+        )
+        for case, paths in sorted(images.items())
+    )
+    return SiteCases(cases, _labels(description.get("labels"), site), patients is not None)
+
+
+def harmonise(labels: Mapping[str, int], roster: Roster, site: str) -> LabelMap:
+    """Map a site's label names to the federation's organs.
+
+    A name, in lower case with one space for ``_`` and ``-``, must be an organ, an alias or dropped. Several names may mean one organ.
+
+    Raises:
+        DataError: A name is none of these (the nearest are shown), or the site annotates no organ of the cohort.
+    """
+    organs = {_plain(organ): value for value, organ in enumerate(roster.organs)}
+    aliases = {_plain(name): roster.organs.index(organ) for name, organ in roster.aliases.items()}
+    dropped = {_plain(name) for name in roster.drop}
+    values: dict[int, int] = {}
+    for name, source in labels.items():
+        plain = _plain(name)
+        if plain in dropped:
+            values[source] = 0
+        elif plain in organs or plain in aliases:
+            values[source] = organs.get(plain, aliases.get(plain, 0))
+        else:
+            near = difflib.get_close_matches(plain, [*organs, *aliases, *dropped], n=3)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise DataError(
+                f"site {site}: unknown organ {name!r} in dataset.json{hint}; add it to organs, aliases or drop of the cohort"
+            )
+    annotated = tuple(sorted({value for value in values.values() if value > 0}))
+    if not annotated:
+        raise DataError(f"site {site}: annotates no organ of the cohort ({', '.join(roster.organs[1:])})")
+    return LabelMap(values, annotated)
+
+
+def _images(folder: Path, ending: str, site: str) -> dict[str, dict[int, Path]]:
+    """Group image files by case and channel."""
+    cases: dict[str, dict[int, Path]] = {}
+    for path in _files(folder, ending):
+        match = CHANNEL.match(path.name.removesuffix(ending))
+        if match is None:
+            raise DataError(f"site {site}: image {path.name} has no channel number; expected <case>_0000{ending}")
+        cases.setdefault(match["case"], {})[int(match["channel"])] = path
+    return cases
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    """List a folder's files with an ending; hidden ones are not data."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
+
+
+def _patients(path: Path, site: str) -> dict[str, str] | None:
+    """Read case -> patient; None without the file."""
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    if any(not row.get("case") or not row.get("patient") for row in rows):
+        raise DataError(f"site {site}: {path} needs the columns case and patient, both filled in every row")
+    return {row["case"]: row["patient"] for row in rows}
+
+
+def _labels(content: object, site: str) -> dict[str, int]:
+    """Read name -> value."""
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"site {site}: dataset.json has no labels (name -> value)")
+    for name, value in content.items():
+        if isinstance(value, list):
+            raise DataError(
+                f"site {site}: label {name!r} is a region {value}; regions are not supported, give each organ a value"
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise DataError(f"site {site}: label {name!r} in dataset.json: expected a value 0, 1, 2, ..., got {value!r}")
+        if _plain(str(name)) == "ignore":
+            raise DataError(f"site {site}: an ignore label is not supported yet; remove its voxels or name an organ")
+    if content.get(BACKGROUND) != 0:
+        raise DataError(f"site {site}: labels in dataset.json must have {BACKGROUND}: 0")
+    return {str(name): int(value) for name, value in content.items()}
+
+
+def _plain(name: str) -> str:
+    """Write a name without differences of case and separators."""
+    return " ".join(re.split(r"[\s_-]+", name.strip().lower()))

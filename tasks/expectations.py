@@ -1,0 +1,178 @@
+"""Great Expectations over a site's facts table; the only module that imports it.
+
+Context and suite are built in code on every run; nothing of Great Expectations is stored but the page that it renders, with its
+links to other hosts taken out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsilo.cohort.contract import Condition, Finding, Rule
+from fedsilo.cohort.facts import Facts
+from fedsilo.errors import ContractError
+
+ROW_CONDITIONS: dict[Condition, dict[str, object]] = {
+    "": {},
+    "mm": {"geometry": "mm"},
+    "volume": {"ndim": 3},
+    "slice": {"ndim": 2},
+    "labelled": {"has_label": True},
+    "labelled mm": {"has_label": True, "geometry": "mm"},
+    "labelled volume": {"has_label": True, "ndim": 3},
+    "ct hu": {"modality": "CT", "intensity_unit": "hu"},
+    "mr": {"modality": "MR"},
+}
+ALWAYS_MEASURED = frozenset({"readable", "has_label"})
+REMOTE = re.compile(
+    r"<link[^>]*href=[\"']https?:[^>]*>|<script[^>]*src=[\"']https?:[^>]*>\s*</script>|<img[^>]*src=[\"']https?:[^>]*>"
+)
+REMOTE_LINK = re.compile(r"<a\b[^>]*href=[\"']https?:[^>]*>(.*?)</a>", re.DOTALL)
+STYLE = """<style>
+body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:75rem;margin:1.5rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:.5rem 0;font-size:.9rem}th,td{border:1px solid #ccc;padding:.25rem .6rem;text-align:left;vertical-align:top}
+th{background:#f2f2f2}ol,ul{padding-left:1.2rem}.fa-check-circle:before{content:"passed";color:#00664f}.fa-times:before{content:"failed";color:#a33500}
+.fa-exclamation-triangle:before{content:"error";color:#8a6d00}.badge{border:1px solid #999;border-radius:.3rem;padding:0 .3rem}
+nav,.modal,.popover,#ge-cta-footer,.cooltip-trigger,button,input{display:none}
+</style>"""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the rules say of a site: broken ones, and the rendered page."""
+
+    findings: tuple[Finding, ...]
+    page: str
+
+
+def check(rows: Sequence[Facts], rules: Sequence[Rule], *, site: str) -> Checked:
+    """Evaluate all rules on a site's facts; every finding is collected, none stops the others.
+
+    Raises:
+        ContractError: A rule itself could not be evaluated: a fault of the contract, not of the data.
+    """
+    import great_expectations
+
+    from fedsilo.cohort import facts
+
+    context = great_expectations.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_pandas("facts").add_dataframe_asset(site)
+    batch = asset.add_batch_definition_whole_dataframe("all cases")
+    suite = context.suites.add(great_expectations.ExpectationSuite(name=f"contract of {site}"))
+    suite.add_expectation(
+        great_expectations.expectations.ExpectTableColumnsToMatchSet(column_set=list(facts.COLUMNS), exact_match=True)
+    )
+    suite.add_expectation(great_expectations.expectations.ExpectTableRowCountToBeBetween(min_value=1))
+    for index, rule in enumerate(rules):
+        for expectation in _expectations(rule, index):
+            suite.add_expectation(expectation)
+    definition = context.validation_definitions.add(
+        great_expectations.ValidationDefinition(name=f"facts of {site}", data=batch, suite=suite)
+    )
+    outcome = definition.run(
+        batch_parameters={"dataframe": facts.to_frame(rows)},
+        result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["site", "case"]},
+    )
+    by_case = {row.case: row for row in rows}
+    findings: dict[tuple[int, str], Finding] = {}
+    for result in outcome.results:
+        raised = [entry for entry in _exceptions(result.exception_info) if entry]
+        if raised:
+            raise ContractError(f"site {site}: a rule could not be evaluated: {result.expectation_config.type}: {raised[0]}")
+        meta = result.expectation_config.meta or {}
+        if result.success:
+            continue
+        if "index" not in meta:
+            raise ContractError(f"site {site}: the facts table is not as expected: {result.expectation_config.type}")
+        rule = rules[meta["index"]]
+        for failed in result.result.get("unexpected_index_list") or []:
+            findings.setdefault((meta["index"], failed["case"]), _finding(rule, by_case[failed["case"]]))
+    return Checked(tuple(findings[key] for key in sorted(findings)), _offline(_render(outcome)))
+
+
+def _expectations(rule: Rule, index: int) -> list[object]:
+    """Turn a rule into expectations: range and uniqueness skip nulls, so each is paired with one against nulls."""
+    from great_expectations import expectations
+    from great_expectations.expectations.row_conditions import Column
+
+    equal = dict(ROW_CONDITIONS[rule.when])
+    if rule.column not in ALWAYS_MEASURED:
+        equal["readable"] = True
+    conditions = [Column(name) == value for name, value in equal.items()]
+    where = conditions[0] if conditions else None
+    for condition in conditions[1:]:
+        where = where & condition
+    shared: dict[str, object] = {
+        "column": rule.column,
+        "meta": {
+            "rule": rule.rule,
+            "action": rule.action,
+            "index": index,
+            "notes": f"{rule.rule} ({rule.action}): {rule.meaning}",
+        },
+    }
+    if where is not None:
+        shared |= {"row_condition": where, "condition_parser": "great_expectations"}
+    made: list[object] = [expectations.ExpectColumnValuesToNotBeNull(**shared)]
+    if rule.unique:
+        made.append(expectations.ExpectColumnValuesToBeUnique(**shared))
+    elif rule.low == rule.high:
+        made.append(expectations.ExpectColumnValuesToBeInSet(value_set=[rule.low], **shared))
+    else:
+        made.append(expectations.ExpectColumnValuesToBeBetween(min_value=rule.low, max_value=rule.high, **shared))
+    return made
+
+
+def _finding(rule: Rule, row: Facts) -> Finding:
+    """Say what a case has instead of what the rule expects."""
+    value = getattr(row, rule.shown or rule.column)
+    got = "nothing measured" if value is None or (isinstance(value, float) and math.isnan(value)) else _text(value)
+    return Finding(
+        rule=rule.rule,
+        action=rule.action,
+        site=row.site,
+        case=row.case,
+        field=rule.column,
+        meaning=rule.meaning,
+        expected=rule.expected,
+        got=got,
+        fix=rule.fix,
+    )
+
+
+def _text(value: object) -> str:
+    """Write a value for a message."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _exceptions(info: object) -> list[str]:
+    """List the exception messages of a result; its shape depends on whether metrics or the rule raised."""
+    if not isinstance(info, dict):
+        return []
+    if "raised_exception" in info:
+        return [str(info["exception_message"])] if info["raised_exception"] else []
+    return [
+        str(entry.get("exception_message"))
+        for entry in info.values()
+        if isinstance(entry, dict) and entry.get("raised_exception")
+    ]
+
+
+def _render(outcome: object) -> str:
+    """Render the Data Docs page of a result."""
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return str(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(outcome)))
+
+
+def _offline(page: str) -> str:
+    """Take out what would load from other hosts, and style the tables ourselves."""
+    page = REMOTE_LINK.sub(r"\1", REMOTE.sub("", page))
+    return page.replace("</head>", f"{STYLE}</head>", 1)
