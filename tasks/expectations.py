@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedsilo.cohort.contract import Condition, Finding, Rule
 from fedsilo.cohort.facts import Facts
@@ -17,6 +18,7 @@ from fedsilo.errors import ContractError
 
 ROW_CONDITIONS: dict[Condition, dict[str, object]] = {
     "": {},
+    "readable": {"readable": True},
     "mm": {"geometry": "mm"},
     "volume": {"ndim": 3},
     "slice": {"ndim": 2},
@@ -26,17 +28,22 @@ ROW_CONDITIONS: dict[Condition, dict[str, object]] = {
     "ct hu": {"modality": "CT", "intensity_unit": "hu"},
     "mr": {"modality": "MR"},
 }
-ALWAYS_MEASURED = frozenset({"readable", "has_label"})
+NEVER_NULL = frozenset({"readable", "has_label", "num_unmeasured", "patient_num_splits"})
 REMOTE = re.compile(
     r"<link[^>]*href=[\"']https?:[^>]*>|<script[^>]*src=[\"']https?:[^>]*>\s*</script>|<img[^>]*src=[\"']https?:[^>]*>"
 )
 REMOTE_LINK = re.compile(r"<a\b[^>]*href=[\"']https?:[^>]*>(.*?)</a>", re.DOTALL)
 STYLE = """<style>
-body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:75rem;margin:1.5rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:.5rem 0;font-size:.9rem}th,td{border:1px solid #ccc;padding:.25rem .6rem;text-align:left;vertical-align:top}
-th{background:#f2f2f2}ol,ul{padding-left:1.2rem}.fa-check-circle:before{content:"passed";color:#00664f}.fa-times:before{content:"failed";color:#a33500}
-.fa-exclamation-triangle:before{content:"error";color:#8a6d00}.badge{border:1px solid #999;border-radius:.3rem;padding:0 .3rem}
-nav,.modal,.popover,#ge-cta-footer,.cooltip-trigger,button,input{display:none}
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem }
+th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; vertical-align: top }
+th { background: #f2f2f2 }
+ol, ul { padding-left: 1.2rem }
+.fa-check-circle:before { content: "passed"; color: #00664f }
+.fa-times:before { content: "failed"; color: #a33500 }
+.fa-exclamation-triangle:before { content: "error"; color: #8a6d00 }
+.badge { border: 1px solid #999; border-radius: .3rem; padding: 0 .3rem }
+nav, .modal, .popover, button, input { display: none }
 </style>"""
 
 
@@ -48,76 +55,79 @@ class Checked:
     page: str
 
 
-def check(rows: Sequence[Facts], rules: Sequence[Rule], *, site: str) -> Checked:
-    """Evaluate all rules on a site's facts; every finding is collected, none stops the others.
+def check(rows_by_site: Mapping[str, Sequence[Facts]], rules: Sequence[Rule]) -> dict[str, Checked]:
+    """Evaluate all rules on every site's facts; every finding is collected, none stops the others.
 
     Raises:
         ContractError: A rule itself could not be evaluated: a fault of the contract, not of the data.
     """
     import great_expectations
+    from great_expectations import expectations
 
     from fedsilo.cohort import facts
 
     context = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("facts").add_dataframe_asset(site)
-    batch = asset.add_batch_definition_whole_dataframe("all cases")
-    suite = context.suites.add(great_expectations.ExpectationSuite(name=f"contract of {site}"))
-    suite.add_expectation(
-        great_expectations.expectations.ExpectTableColumnsToMatchSet(column_set=list(facts.COLUMNS), exact_match=True)
-    )
-    suite.add_expectation(great_expectations.expectations.ExpectTableRowCountToBeBetween(min_value=1))
-    for index, rule in enumerate(rules):
-        for expectation in _expectations(rule, index):
-            suite.add_expectation(expectation)
-    definition = context.validation_definitions.add(
-        great_expectations.ValidationDefinition(name=f"facts of {site}", data=batch, suite=suite)
-    )
-    outcome = definition.run(
-        batch_parameters={"dataframe": facts.to_frame(rows)},
-        result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["site", "case"]},
-    )
+    source = context.data_sources.add_pandas("facts")
+    made = [
+        expectations.ExpectTableColumnsToMatchSet(column_set=list(facts.COLUMNS), exact_match=True),
+        expectations.ExpectTableRowCountToBeBetween(min_value=1),
+        *(expectation for index, rule in enumerate(rules) for expectation in _expectations(rule, index)),
+    ]
+    # all at once: adding them one by one writes the whole suite each time
+    suite = context.suites.add(great_expectations.ExpectationSuite(name="data contract", expectations=made))
+    checked = {}
+    for site, rows in rows_by_site.items():
+        batch = source.add_dataframe_asset(site).add_batch_definition_whole_dataframe("all cases")
+        definition = context.validation_definitions.add(
+            great_expectations.ValidationDefinition(name=f"facts of {site}", data=batch, suite=suite)
+        )
+        outcome = definition.run(
+            batch_parameters={"dataframe": facts.to_frame(rows)},
+            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["site", "case"]},
+        )
+        checked[site] = Checked(_findings(outcome, rows, rules, site), _offline(_render(outcome)))
+    return checked
+
+
+def _findings(outcome: Any, rows: Sequence[Facts], rules: Sequence[Rule], site: str) -> tuple[Finding, ...]:  # noqa: ANN401  # an untyped library's result
+    """Read the broken rules out of a result, one finding a rule and case, in the order of the rules."""
     by_case = {row.case: row for row in rows}
     findings: dict[tuple[int, str], Finding] = {}
     for result in outcome.results:
-        raised = [entry for entry in _exceptions(result.exception_info) if entry]
+        raised = _exceptions(result.exception_info)
         if raised:
             raise ContractError(f"site {site}: a rule could not be evaluated: {result.expectation_config.type}: {raised[0]}")
-        meta = result.expectation_config.meta or {}
         if result.success:
             continue
+        meta = result.expectation_config.meta or {}
         if "index" not in meta:
             raise ContractError(f"site {site}: the facts table is not as expected: {result.expectation_config.type}")
         rule = rules[meta["index"]]
         for failed in result.result.get("unexpected_index_list") or []:
             findings.setdefault((meta["index"], failed["case"]), _finding(rule, by_case[failed["case"]]))
-    return Checked(tuple(findings[key] for key in sorted(findings)), _offline(_render(outcome)))
+    return tuple(findings[key] for key in sorted(findings))
 
 
 def _expectations(rule: Rule, index: int) -> list[object]:
-    """Turn a rule into expectations: range and uniqueness skip nulls, so each is paired with one against nulls."""
+    """Turn a rule into expectations. These skip nulls: the few columns that must never be null are checked for that as well."""
     from great_expectations import expectations
     from great_expectations.expectations.row_conditions import Column
 
-    equal = dict(ROW_CONDITIONS[rule.when])
-    if rule.column not in ALWAYS_MEASURED:
-        equal["readable"] = True
-    conditions = [Column(name) == value for name, value in equal.items()]
+    conditions = [Column(name) == value for name, value in ROW_CONDITIONS[rule.when].items()]
     where = conditions[0] if conditions else None
     for condition in conditions[1:]:
         where = where & condition
+    notes = f"{rule.rule} ({rule.action}): {rule.meaning}"
     shared: dict[str, object] = {
         "column": rule.column,
-        "meta": {
-            "rule": rule.rule,
-            "action": rule.action,
-            "index": index,
-            "notes": f"{rule.rule} ({rule.action}): {rule.meaning}",
-        },
+        "meta": {"rule": rule.rule, "action": rule.action, "index": index, "notes": notes},
     }
     if where is not None:
         shared |= {"row_condition": where, "condition_parser": "great_expectations"}
-    made: list[object] = [expectations.ExpectColumnValuesToNotBeNull(**shared)]
+    made: list[object] = []
+    if rule.column in NEVER_NULL:
+        made.append(expectations.ExpectColumnValuesToNotBeNull(**shared))
     if rule.unique:
         made.append(expectations.ExpectColumnValuesToBeUnique(**shared))
     elif rule.low == rule.high:

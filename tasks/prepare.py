@@ -74,15 +74,15 @@ def check(preparation: Preparation) -> None:
     rows = {site: read_facts(preparation.facts_path(site)) for site in preparation.sites}
     between = contract.between_sites([row for site_rows in rows.values() for row in site_rows])
     findings: dict[str, list[contract.Finding]] = {}
+    checked = expectations.check(rows, rules)
     for site, site_rows in rows.items():
-        checked = expectations.check(site_rows, rules, site=site)
         role = preparation.roster.site(site).role
         findings[site] = [
-            *checked.findings,
+            *checked[site].findings,
             *contract.enough_patients(site_rows, site=site, role=role),
             *(finding for finding in between if finding.site == site),
         ]
-        files.write_text(preparation.paths.docs_dir / site / "index.html", checked.page)
+        files.write_text(preparation.paths.docs_dir / site / "index.html", checked[site].page)
         files.write_json(
             preparation.paths.docs_dir / site / "contract.json", _verdict(site, rules, findings[site], len(site_rows))
         )

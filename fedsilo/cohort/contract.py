@@ -9,15 +9,16 @@ from fedsilo.cohort.facts import Facts
 from fedsilo.params import ContractParams
 
 Action = Literal["stop", "warn"]
-Condition = Literal["", "mm", "volume", "slice", "labelled", "labelled mm", "labelled volume", "ct hu", "mr"]
-"""Cases that a rule looks at; unreadable ones are left to F1. Empty: every case, readable or not."""
+Condition = Literal["", "readable", "mm", "volume", "slice", "labelled", "labelled mm", "labelled volume", "ct hu", "mr"]
+"""Cases that a rule looks at. Unreadable ones have no facts and are left to F1."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """One rule on one column.
 
-    A case passes if the value is not null and between ``low`` and ``high`` (either may be open), or, with ``unique``, stands once.
+    A case passes if the value is within ``low`` and ``high`` (either may be open), or, with ``unique``, stands once. A missing value
+    passes too, which is why F2 counts the facts that a case lacks.
 
     Attributes:
         rule: Its name in docs and messages; several columns may share one.
@@ -99,6 +100,16 @@ def rules(bounds: ContractParams) -> tuple[Rule, ...]:
     return (
         Rule("F1", "readable", "stop", "a file cannot be read", "restore the file", "", 1, 1, shown="problem"),
         Rule("F1", "has_label", "stop", "label is missing", "add it to labelsTr or remove the image", "", 1, 1),
+        Rule(
+            "F2",
+            "num_unmeasured",
+            "stop",
+            "facts that cannot be measured",
+            "export the image and its label again",
+            "readable",
+            0,
+            0,
+        ),
         *spacing,
         *edges,
         *slice_edges,
@@ -184,21 +195,19 @@ def between_sites(facts: Sequence[Facts]) -> list[Finding]:
 
 def enough_patients(facts: Sequence[Facts], *, site: str, role: str) -> list[Finding]:
     """Find a site without patients to train on (inside) or to test on."""
-    wanted = ("train", "test") if role == "inside" else ("test",)
-    findings = []
-    for split in wanted:
-        if not any(row.split == split for row in facts):
-            findings.append(
-                Finding(
-                    rule="N1",
-                    action="stop",
-                    site=site,
-                    case="",
-                    field="split",
-                    meaning=f"no {'training' if split == 'train' else 'test'} case is left after the split by patient",
-                    expected=f"at least 1 {split} patient",
-                    got=f"0 of {len({row.patient for row in facts})} patients",
-                    fix="add patients, or lower val_share and test_share",
-                )
-            )
-    return findings
+    wanted = {"train": "training", "test": "test"} if role == "inside" else {"test": "test"}
+    return [
+        Finding(
+            rule="N1",
+            action="stop",
+            site=site,
+            case="",
+            field="split",
+            meaning=f"no {name} case is left after the split by patient",
+            expected=f"at least 1 {split} patient",
+            got=f"0 of {len({row.patient for row in facts})} patients",
+            fix="add patients, or lower val_share and test_share",
+        )
+        for split, name in wanted.items()
+        if not any(row.split == split for row in facts)
+    ]
