@@ -1,7 +1,7 @@
 """What orchestration costs: the same federation as a bare PyTorch loop and as `python -m flows.federate`, in one go.
 
-Both train the same sites for the same rounds with one process and one thread, and must end with the same bits. The bare loop has no
-Prefect, no journal, no hashes and no child process: it trains, validates, folds and averages in memory.
+Both train the same sites for the same rounds with one process and one thread, and must end with the same bits. The bare loop
+has no Prefect, no journal, no hashes and no child process: it trains, validates, folds and averages in memory.
 
     python benchmarks/overhead.py --workspace DIR [--rounds N]
 

@@ -34,7 +34,7 @@ REMOTE = re.compile(
 )
 REMOTE_LINK = re.compile(r"<a\b[^>]*href=[\"']https?:[^>]*>(.*?)</a>", re.DOTALL)
 STYLE = """<style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem }
 th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; vertical-align: top }
 th { background: #f2f2f2 }

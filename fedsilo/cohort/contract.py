@@ -17,8 +17,8 @@ Condition = Literal["", "readable", "mm", "volume", "slice", "labelled", "labell
 class Rule:
     """One rule on one column.
 
-    A case passes if the value is within ``low`` and ``high`` (either may be open), or, with ``unique``, stands once. A missing value
-    passes too, which is why F2 counts the facts that a case lacks.
+    A case passes if the value is within ``low`` and ``high`` (either may be open), or, with ``unique``, stands once. A
+    missing value passes too, which is why F2 counts the facts that a case lacks.
 
     Attributes:
         rule: Its name in docs and messages; several columns may share one.

@@ -1,275 +1,223 @@
-"""Facts: what is measured on a case before anything is decided; one row a case, kept at the site."""
+"""Measured facts: one row a case, written before any contract check and kept at the site."""
 
 import hashlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import nibabel
 import numpy
 import pandas
 from numpy.typing import NDArray
-from scipy import stats
 
 from fedsilo import files
 from fedsilo.cohort import volumes
-from fedsilo.cohort.layouts import LAYOUT, CaseFiles, LabelMap, SiteCases
+from fedsilo.cohort.layouts import LabelMap, SourceCase
 from fedsilo.cohort.roster import Roster, SiteEntry
 from fedsilo.cohort.volumes import Image
 from fedsilo.errors import DataError
 from fedsilo.types import Split
 
-FACTS_VERSION = 1
-TEXT, COUNT, NUMBER, FLAG = "string", "Int64", "Float64", "boolean"
-SEPARATOR = "|"
-NEAR_EDGE = 16
-NEAR_LEVELS = 8
-
-COLUMNS: Mapping[str, str] = {
-    **dict.fromkeys(("cohort", "site", "role", "case", "patient", "split", "layout", "modality", "sequence"), TEXT),
-    "patient_num_splits": COUNT,
-    "readable": FLAG,
-    "unreadable_reason": TEXT,
-    "geometry": TEXT,
-    **dict.fromkeys(("ndim", "shape_z", "shape_y", "shape_x"), COUNT),
-    **dict.fromkeys(("spacing_z", "spacing_y", "spacing_x", "fov_z", "fov_y", "fov_x"), NUMBER),
-    "axcodes": TEXT,
-    "det_sign": COUNT,
-    **dict.fromkeys(("oblique_deg", "affine_conflict"), NUMBER),
-    "num_channels": COUNT,
-    "dtype": TEXT,
-    "file_bytes": COUNT,
-    **dict.fromkeys(("min", "p00_5", "p50", "p99_5", "max", "mean", "std", "low_ratio"), NUMBER),
-    **dict.fromkeys(("num_nonfinite", "num_unique"), COUNT),
-    **dict.fromkeys(("frac_zero", "frac_at_min"), NUMBER),
-    "intensity_unit": TEXT,
-    "has_label": FLAG,
-    "label_shape_equal": FLAG,
-    "label_shape": TEXT,
-    "label_affine_diff": NUMBER,
-    "label_dtype": TEXT,
-    "label_integral": FLAG,
-    "label_values": TEXT,
-    "num_undeclared": COUNT,
-    "undeclared_values": TEXT,
-    "annotated": TEXT,
-    "num_foreground": COUNT,
-    **dict.fromkeys(("content_hash", "label_hash", "near_hash"), TEXT),
-    "facts_version": COUNT,
-}
-"""Columns that every cohort has, with their pandas types; each organ adds voxels_, volume_ and touches_border_."""
-
-Fact = str | int | float | bool | None
-Row = dict[str, Fact]
+VERSION = 1
+PERCENTILES = (0.5, 50, 99.5)
+MAX_LISTED = 8
 
 
-def measure(
-    case: CaseFiles,
-    cases: SiteCases,
-    *,
-    roster: Roster,
-    entry: SiteEntry,
-    label_map: LabelMap,
-    splits: Mapping[str, Split],
-) -> Row:
-    """Measure one case.
+@dataclass(frozen=True)
+class Facts:
+    """Facts of one case; None where they cannot be measured. Units are in the names; intensities are in the stored unit.
 
-    Shapes, spacings (mm) and borders are along z, y, x of the turned volume, axis codes as stored. Intensities are those of
-    all channels together without values that are not finite. ``low_ratio`` is p00_5 / p99_5. Volumes are in ml, in pixel
-    geometry a count of pixels. ``content_hash`` is the SHA-256 of channels, shape, spacing rounded to 1e-3 and the voxels
-    as little-endian float32 of the turned volume: neither the orientation nor the compression of the file changes it.
-
-    A file that cannot be read is a fact too: ``readable`` is false, ``unreadable_reason`` says why, and what could not be
-    measured is None.
+    ``patient_num_splits`` and the split itself are filled in once the site's splits are known.
     """
-    patient_splits = {splits[other.case] for other in cases.cases if other.patient == case.patient}
-    row: Row = {
-        "cohort": roster.name,
-        "site": entry.name,
-        "role": entry.role,
-        "case": case.case,
-        "patient": case.patient,
-        "split": splits[case.case],
-        "layout": LAYOUT,
-        "modality": entry.modality,
-        "sequence": SEPARATOR.join(cases.channel_names),
-        "intensity_unit": entry.intensity_unit,
-        "patient_num_splits": len(patient_splits),
-        "annotated": SEPARATOR.join(str(value) for value in label_map.annotated),
-        "has_label": case.label_path is not None,
-        "facts_version": FACTS_VERSION,
-    }
+
+    cohort: str
+    site: str
+    case: str
+    patient: str
+    modality: str
+    intensity_unit: str
+    readable: bool
+    problem: str
+    has_label: bool
+    split: str = ""
+    patient_num_splits: int = 1
+    geometry: str | None = None
+    ndim: int | None = None
+    shape_z: int | None = None
+    shape_y: int | None = None
+    shape_x: int | None = None
+    spacing_z: float | None = None
+    spacing_y: float | None = None
+    spacing_x: float | None = None
+    axcodes: str | None = None
+    det_sign: int | None = None
+    oblique_deg: float | None = None
+    affine_conflict: float | None = None
+    num_channels: int | None = None
+    dtype: str | None = None
+    file_bytes: int | None = None
+    minimum: float | None = None
+    p00_5: float | None = None
+    p50: float | None = None
+    p99_5: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    num_nonfinite: int | None = None
+    num_unique: int | None = None
+    frac_zero: float | None = None
+    frac_at_min: float | None = None
+    label_shape_equal: bool | None = None
+    label_affine_diff: float | None = None
+    label_dtype: str | None = None
+    label_integral: bool | None = None
+    label_values: str | None = None
+    num_undeclared: int | None = None
+    undeclared_values: str | None = None
+    annotated: str | None = None
+    voxels_annotated: int | None = None
+    content_hash: str | None = None
+    label_hash: str | None = None
+    num_unmeasured: int | None = None
+    facts_version: int = VERSION
+
+
+COLUMNS = tuple(field.name for field in fields(Facts))
+
+OF_IMAGE = (
+    *("geometry", "ndim", "shape_z", "shape_y", "shape_x", "num_channels", "p00_5", "p50", "p99_5", "std"),
+    *("num_nonfinite", "num_unique", "frac_zero", "frac_at_min", "content_hash"),
+)
+IN_MM = ("spacing_z", "spacing_y", "spacing_x", "oblique_deg", "det_sign")
+OF_LABEL = ("label_shape_equal", "label_integral", "num_undeclared", "voxels_annotated", "label_hash")
+
+
+def measure(source: SourceCase, label_map: LabelMap, *, roster: Roster, site: SiteEntry) -> Facts:
+    """Measure one case; a file that cannot be read is a fact, not an error."""
+    unmeasured = Facts(
+        cohort=roster.name,
+        site=site.name,
+        case=source.case,
+        patient=source.patient,
+        modality=site.modality,
+        intensity_unit=site.intensity_unit,
+        readable=False,
+        problem="",
+        has_label=source.label_path is not None,
+        annotated="|".join(str(value) for value in label_map.annotated),
+    )
     try:
-        image, label = read(case, cases)
+        image = volumes.read_image(source.image_paths)
+        label = volumes.read_image([source.label_path], is_label=True) if source.label_path else None
     except DataError as error:
-        return row | {"readable": False, "unreadable_reason": str(error)}
-    row |= {"readable": True, "file_bytes": sum(path.stat().st_size for path in case.image_paths)}
-    row |= _geometry(image, case) | _intensities(image) | _image_hashes(image)
+        return replace(unmeasured, problem=str(error))
+    measured = _of_image(replace(unmeasured, readable=True), image, source)
     if label is not None:
-        row |= _label_facts(label, image, label_map, roster.organs)
-    return row
+        measured = _of_label(measured, image, label, label_map)
+    return replace(measured, num_unmeasured=_num_unmeasured(measured))
 
 
-def read(case: CaseFiles, cases: SiteCases) -> tuple[Image, Image | None]:
-    """Read a case's image and label.
-
-    Raises:
-        DataError: A file cannot be read, or a channel's file is missing.
-    """
-    if not case.image_paths:
-        raise DataError(f"label {case.label_path} has no image")
-    if len(case.image_paths) < len(cases.channel_names):
-        raise DataError(f"expected {len(cases.channel_names)} channels, found {', '.join(path.name for path in case.image_paths)}")
-    label = None if case.label_path is None else volumes.read_image([case.label_path], is_label=True)
-    return volumes.read_image(case.image_paths), label
+def with_splits(rows: Sequence[Facts], splits: dict[str, Split]) -> list[Facts]:
+    """Fill in each case's split, and in how many splits its patient is."""
+    by_patient: dict[str, set[str]] = {}
+    for row in rows:
+        by_patient.setdefault(row.patient, set()).add(splits[row.case])
+    return [replace(row, split=splits[row.case], patient_num_splits=len(by_patient[row.patient])) for row in rows]
 
 
-def table(rows: Sequence[Row], organs: Sequence[str]) -> pandas.DataFrame:
-    """Make the facts table of a site: the columns of ``columns``, one row a case."""
-    return pandas.DataFrame(
-        {name: pandas.array([row.get(name) for row in rows], dtype=kind) for name, kind in columns(organs).items()}  # type: ignore[call-overload]  # a pandas dtype name
+def to_frame(rows: Sequence[Facts]) -> pandas.DataFrame:
+    """Make the facts table, one row a case in the order given."""
+    return pandas.DataFrame([vars(row) for row in rows], columns=list(COLUMNS))
+
+
+def write(rows: Sequence[Facts], path: Path) -> Path:
+    """Write the facts table as parquet."""
+    return files.write_bytes(path, to_frame(rows).to_parquet(index=False))
+
+
+def content_hash(array_zyx: NDArray[numpy.generic], spacing_zyx: tuple[float, ...] | None) -> str:
+    """Hash what an image shows: shape, spacing to 1e-3 mm and float32 voxels on (c, z, y, x); not how the file stores it."""
+    voxels = numpy.ascontiguousarray(array_zyx, dtype="<f4")
+    spacing = "pixel" if spacing_zyx is None else "|".join(f"{edge:.3f}" for edge in spacing_zyx)
+    digest = hashlib.sha256(f"{voxels.shape}/{spacing}/".encode())
+    digest.update(voxels.tobytes())
+    return digest.hexdigest()
+
+
+def _of_image(facts: Facts, image: Image, source: SourceCase) -> Facts:
+    """Measure geometry and intensities."""
+    zyx = image.zyx
+    values = zyx.astype(numpy.float64)
+    finite = values[numpy.isfinite(values)]
+    low, middle, high = numpy.percentile(finite, PERCENTILES) if finite.size else (None, None, None)
+    spacing = image.spacing_zyx or (None, None, None)
+    is_nifti = image.affine is not None
+    return replace(
+        facts,
+        geometry="mm" if is_nifti else "pixel",
+        ndim=3 if zyx.shape[1] > 1 else 2,
+        shape_z=zyx.shape[1],
+        shape_y=zyx.shape[2],
+        shape_x=zyx.shape[3],
+        spacing_z=spacing[0],
+        spacing_y=spacing[1],
+        spacing_x=spacing[2],
+        axcodes="" if image.affine is None else "".join(nibabel.orientations.aff2axcodes(image.affine)),
+        det_sign=None if image.affine is None else int(numpy.sign(numpy.linalg.det(image.affine[:3, :3]))),
+        oblique_deg=None if image.affine is None else volumes.oblique_deg(image.affine),
+        affine_conflict=volumes.affine_conflict_mm(source.image_paths[0]) if is_nifti else None,
+        num_channels=zyx.shape[0],
+        dtype=str(zyx.dtype),
+        file_bytes=sum(path.stat().st_size for path in source.image_paths),
+        minimum=float(finite.min()) if finite.size else None,
+        p00_5=None if low is None else float(low),
+        p50=None if middle is None else float(middle),
+        p99_5=None if high is None else float(high),
+        maximum=float(finite.max()) if finite.size else None,
+        mean=float(finite.mean()) if finite.size else None,
+        std=float(finite.std()) if finite.size else None,
+        num_nonfinite=int(values.size - finite.size),
+        num_unique=int(numpy.unique(finite).size),
+        frac_zero=float((values == 0).mean()),
+        frac_at_min=float((finite == finite.min()).mean()) if finite.size else None,
+        content_hash=content_hash(zyx, image.spacing_zyx),
     )
 
 
-def columns(organs: Sequence[str]) -> dict[str, str]:
-    """Name the columns of a facts table and their pandas types."""
-    kinds = dict(COLUMNS)
-    for organ in organs[1:]:
-        kinds |= {f"voxels_{organ}": COUNT, f"volume_{organ}": NUMBER, f"touches_border_{organ}": FLAG}
-    return kinds
-
-
-def write(facts: pandas.DataFrame, path: Path) -> Path:
-    """Write a facts table as parquet.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    buffer = io.BytesIO()
-    facts.to_parquet(buffer, index=False)
-    return files.write_bytes(path, buffer.getvalue())
-
-
-def read_table(path: Path) -> pandas.DataFrame:
-    """Read a facts table.
-
-    Raises:
-        DataError: The file is missing or not parquet.
-    """
-    try:
-        return pandas.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-
-
-def _geometry(image: Image, case: CaseFiles) -> Row:
-    """Measure grid and affine."""
-    shape = image.zyx.shape[1:]
-    row: Row = dict(zip(("shape_z", "shape_y", "shape_x"), (int(edge) for edge in shape), strict=True))
-    row |= {"num_channels": len(image.channels), "dtype": str(image.channels.dtype)}
-    spacing = image.spacing_zyx
-    if image.affine is None or spacing is None:
-        return row | {"geometry": "pixel", "ndim": 2, "axcodes": ""}
-    row |= dict(zip(("spacing_z", "spacing_y", "spacing_x"), spacing, strict=True))
-    extents = (float(edge * size) for edge, size in zip(spacing, shape, strict=True))
-    row |= dict(zip(("fov_z", "fov_y", "fov_x"), extents, strict=True))
-    return row | {
-        "geometry": "mm",
-        "ndim": 3,
-        "axcodes": volumes.Volume(image.channels[0], image.affine).axcodes,
-        "det_sign": int(numpy.sign(numpy.linalg.det(image.affine[:3, :3]))),
-        "oblique_deg": volumes.oblique_deg(image.affine),
-        "affine_conflict": volumes.affine_conflict_mm(case.image_paths[0]),
-    }
-
-
-def _intensities(image: Image) -> Row:
-    """Measure values over all channels."""
-    values = image.channels.ravel()
-    finite = values if values.dtype.kind in "iub" else values[numpy.isfinite(values)]
-    row: Row = {"num_nonfinite": int(values.size - finite.size)}
-    if not finite.size:
-        return row | {"num_unique": 0}
-    distinct, counts = numpy.unique(finite, return_counts=True)
-    p00_5, p50, p99_5 = (float(value) for value in numpy.percentile(finite, (0.5, 50, 99.5)))
-    return row | {
-        "num_unique": int(distinct.size),
-        "min": float(distinct[0]),
-        "max": float(distinct[-1]),
-        "p00_5": p00_5,
-        "p50": p50,
-        "p99_5": p99_5,
-        "low_ratio": p00_5 / p99_5 if p99_5 else 0.0,
-        "mean": float(finite.mean(dtype=numpy.float64)),
-        "std": float(finite.std(dtype=numpy.float64)),
-        "frac_zero": float(numpy.count_nonzero(finite == 0) / finite.size),
-        "frac_at_min": float(counts[0] / finite.size),
-    }
-
-
-def _image_hashes(image: Image) -> Row:
-    """Hash what an image shows, not its file."""
-    turned = image.zyx
-    edges = "" if image.spacing_zyx is None else SEPARATOR.join(f"{edge:.3f}" for edge in image.spacing_zyx)
-    content = hashlib.sha256(f"{turned.shape}{edges}".encode())
-    content.update(numpy.ascontiguousarray(turned, dtype="<f4").tobytes())
-    return {"content_hash": content.hexdigest(), "near_hash": _near_hash(turned[0])}
-
-
-def _near_hash(turned: NDArray[numpy.generic]) -> str:
-    """Hash the ranks, in eight levels, of an image averaged to 16 cells an axis: a copy with another window has the same."""
-    small = numpy.nan_to_num(turned.astype(numpy.float64), posinf=0, neginf=0)
-    for axis, size in enumerate(turned.shape):
-        if size > 1:
-            starts = numpy.arange(NEAR_EDGE) * size // NEAR_EDGE
-            stops = numpy.maximum(starts + 1, (numpy.arange(NEAR_EDGE) + 1) * size // NEAR_EDGE)
-            sums = numpy.cumsum(small, axis=axis)
-            sums = numpy.concatenate([numpy.zeros_like(sums.take([0], axis)), sums], axis=axis)
-            widths = (stops - starts).reshape([-1 if other == axis else 1 for other in range(small.ndim)])
-            small = (sums.take(stops, axis) - sums.take(starts, axis)) / widths
-    ranks = stats.rankdata(small.round(3), method="min") - 1
-    return hashlib.sha256((ranks * NEAR_LEVELS // ranks.size).astype(numpy.uint8).tobytes()).hexdigest()
-
-
-def _label_facts(label: Image, image: Image, label_map: LabelMap, organs: Sequence[str]) -> Row:
-    """Measure a label and how it fits its image."""
-    stored = label.channels[0]
-    same_grid = stored.shape == image.channels.shape[1:]
-    integral = stored.dtype.kind in "iub" or bool(numpy.isfinite(stored).all() and (stored == numpy.round(stored)).all())
-    values, counts = numpy.unique(stored, return_counts=True)
+def _of_label(facts: Facts, image: Image, label: Image, label_map: LabelMap) -> Facts:
+    """Measure the label, and how it fits the image."""
+    array = label.channels[0]
+    values = numpy.unique(array[numpy.isfinite(array.astype(numpy.float64))])
     undeclared = [value for value in values.tolist() if value not in label_map.values]
-    turned = label.zyx[0]
-    row: Row = {
-        "label_dtype": str(stored.dtype),
-        "label_shape": SEPARATOR.join(str(edge) for edge in turned.shape),
-        "label_shape_equal": same_grid,
-        "label_integral": integral,
-        "label_values": SEPARATOR.join(f"{value:g}" for value in values.tolist()),
-        "num_undeclared": len(undeclared),
-        "undeclared_values": SEPARATOR.join(f"{value:g}" for value in undeclared),
-        "label_hash": hashlib.sha256(f"{turned.shape}".encode() + turned.astype("<f4").tobytes()).hexdigest(),
-    }
-    voxel_ml = 1.0
-    if label.affine is not None and image.affine is not None:
-        row["label_affine_diff"] = float(numpy.abs(label.affine - image.affine).max())
-        voxel_ml = float(abs(numpy.linalg.det(label.affine[:3, :3])) / 1000)
-    elif (label.affine is None) != (image.affine is None):
-        row["label_shape_equal"] = False
-    by_value = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    foreground = 0
-    for organ_value in label_map.annotated:
-        source = [value for value, target in label_map.values.items() if target == organ_value]
-        num_voxels = sum(by_value.get(value, 0) for value in source)
-        mask = numpy.isin(turned, source)
-        foreground += num_voxels
-        row |= {
-            f"voxels_{organs[organ_value]}": num_voxels,
-            f"volume_{organs[organ_value]}": num_voxels * voxel_ml,
-            f"touches_border_{organs[organ_value]}": _touches_border(mask),
-        }
-    return row | {"num_foreground": foreground}
+    equal = label.channels.shape[1:] == image.channels.shape[1:]
+    difference = None
+    if image.affine is not None and label.affine is not None:
+        difference = float(numpy.abs(image.affine - label.affine).max())
+    return replace(
+        facts,
+        label_shape_equal=bool(equal),
+        label_affine_diff=difference,
+        label_dtype=str(array.dtype),
+        label_integral=bool(numpy.isfinite(array.astype(numpy.float64)).all() and (values == numpy.round(values)).all()),
+        label_values=_listed(values.tolist()),
+        num_undeclared=len(undeclared),
+        undeclared_values=_listed(undeclared),
+        voxels_annotated=int((label_map.apply(array) > 0).sum()),
+        label_hash=content_hash(label.zyx, label.spacing_zyx),
+    )
 
 
-def _touches_border(mask: NDArray[numpy.bool_]) -> bool:
-    """Say whether a mask reaches an outer face; an axis of length one has none."""
-    faces = [mask.take([0, -1], axis) for axis, size in enumerate(mask.shape) if size > 1]
-    return any(bool(face.any()) for face in faces)
+def _num_unmeasured(facts: Facts) -> int:
+    """Count the facts that a case of this kind must have and that are missing: a rule on a missing value would pass."""
+    wanted = list(OF_IMAGE)
+    wanted += IN_MM if facts.geometry == "mm" else ()
+    wanted += OF_LABEL if facts.has_label else ()
+    wanted += ["label_affine_diff"] if facts.has_label and facts.geometry == "mm" else []
+    values = [getattr(facts, name) for name in wanted]
+    return sum(value is None or (isinstance(value, float) and not numpy.isfinite(value)) for value in values)
+
+
+def _listed(values: list[float]) -> str:
+    """Join values for a cell, the first few of many."""
+    shown = "|".join(f"{value:g}" for value in values[:MAX_LISTED])
+    return f"{shown}|..." if len(values) > MAX_LISTED else shown

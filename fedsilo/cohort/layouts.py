@@ -1,33 +1,33 @@
-"""Import formats: find the cases of a site in the nnU-Net raw layout, and name its labels as the federation does."""
+"""Find a site's cases in the nnU-Net raw layout, and give its labels the federation's values by their names."""
 
 import csv
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
+from numpy.typing import NDArray
+
+from fedsilo import files
 from fedsilo.cohort.roster import BACKGROUND, Roster
 from fedsilo.errors import DataError
 
-LAYOUT = "nnunet"
 ENDINGS = (".nii.gz", ".nii", ".png")
-SAFE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
-IGNORE = "ignore"
-MAX_LABEL = 65535
-NUM_NEAREST = 3
+CASE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """The files of one case.
+class SourceCase:
+    """A case as a site stores it.
 
     Attributes:
-        case: Name of the files without channel and ending.
-        patient: Of patients.csv, or the case where there is none.
-        image_paths: One file a channel, in order; shorter than the site's channels if files are missing.
-        label_path: None if there is no such file.
+        case: Unique within the site.
+        patient: From patients.csv; the case's own name without that file.
+        image_paths: One a channel, in order.
+        label_path: None where the file is missing.
     """
 
     case: str
@@ -41,195 +41,155 @@ class SiteCases:
     """What a site's folder holds.
 
     Attributes:
-        site: The site's name.
         cases: Sorted by name.
-        channel_names: One a channel.
-        source_labels: Label value of each name, as the site has them.
-        warnings: What is odd and no error.
+        labels: Source name -> source value, as in dataset.json.
+        has_patients: Whether patients.csv says who is who; without it each case counts as a patient.
     """
 
-    site: str
-    cases: tuple[CaseFiles, ...]
-    channel_names: tuple[str, ...]
-    source_labels: Mapping[str, int]
-    warnings: tuple[str, ...]
+    cases: tuple[SourceCase, ...]
+    labels: Mapping[str, int]
+    has_patients: bool
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """From a site's label values to the federation's.
+    """Source values and what they are in the federation.
 
     Attributes:
-        values: Organ value of each source value.
-        annotated: Organ values that the site labels, sorted; without background.
+        values: Source value -> organ value of the federation.
+        annotated: Organ values that this site labels, sorted.
     """
 
     values: Mapping[int, int]
     annotated: tuple[int, ...]
 
+    def apply(self, label: NDArray[numpy.generic]) -> NDArray[numpy.uint8]:
+        """Map a label array; undeclared values must have been refused before."""
+        mapped = numpy.zeros(label.shape, numpy.uint8)
+        for source, value in self.values.items():
+            mapped[label == source] = value
+        return mapped
+
 
 def find_cases(folder: Path, site: str) -> SiteCases:
-    """List the cases of a folder in the nnU-Net raw v2 layout.
-
-    ``dataset.json``, ``imagesTr/<case>_0000<ending>`` with a file a channel, ``labelsTr/<case><ending>`` and, ours,
-    ``patients.csv`` with the columns case and patient. Hidden files are passed over; imagesTs and labelsTs are not used.
-    A case that lacks its label or an image file is listed as it is, so that the contract can report it.
+    """List a site's cases.
 
     Raises:
-        DataError: The folder, dataset.json or images are missing, or something in them is not as the layout says.
+        DataError: The folder or dataset.json is missing or unusable, a name is unsafe, a label has no image, or there is no case.
     """
     if not folder.is_dir():
-        raise DataError(f"site {site}: its folder {folder} is missing")
-    ending, channel_names, source_labels = _read_dataset(folder / "dataset.json", site)
-    images = _images(folder / "imagesTr", ending, site)
-    labels = _labels(folder / "labelsTr", ending, site)
+        raise DataError(f"site {site}: folder {folder} is missing")
+    description = files.read_json(folder / "dataset.json")
+    ending = description.get("file_ending")
+    if ending not in ENDINGS:
+        raise DataError(f"site {site}: file_ending in dataset.json: expected one of {', '.join(ENDINGS)}, got {ending!r}")
+    channels = description.get("channel_names")
+    num_channels = len(channels) if isinstance(channels, dict) else 0
+    images = _images(folder / "imagesTr", str(ending), site)
+    labels = {path.name.removesuffix(str(ending)): path for path in _files(folder / "labelsTr", str(ending))}
     if not images:
-        raise DataError(f"site {site}: {folder / 'imagesTr'} has no image; expected <case>_0000{ending}")
-    names = sorted(images.keys() | labels.keys())
-    patients, warnings = _patients(folder / "patients.csv", names, site)
-    for name in names:
-        found = sorted(images.get(name, {}))
-        if found and found[-1] >= len(channel_names):
-            raise DataError(
-                f"site {site}, case {name}: channel {found[-1]:04d} is not among the {len(channel_names)} of dataset.json"
-            )
-    cases = [
-        CaseFiles(
-            case=name,
-            patient=patients[name],
-            image_paths=tuple(path for _, path in sorted(images.get(name, {}).items())),
-            label_path=labels.get(name),
+        raise DataError(f"site {site}: no image *_0000{ending} in {folder / 'imagesTr'}")
+    orphans = sorted(labels.keys() - images.keys())
+    if orphans:
+        raise DataError(f"site {site}: label {orphans[0]} in {folder / 'labelsTr'} has no image")
+    for case, paths in images.items():
+        if not CASE_NAME.match(case):
+            raise DataError(f"site {site}: case name {case!r} is not allowed; use A-Z, a-z, 0-9, dot, _ and -")
+        if len(paths) != num_channels or sorted(paths) != list(range(num_channels)):
+            raise DataError(f"site {site}: case {case}: expected {num_channels} channels from 0000 on, got {sorted(paths)}")
+    patients = _patients(folder / "patients.csv", site)
+    missing = sorted(images.keys() - patients.keys()) if patients is not None else []
+    if missing:
+        raise DataError(f"site {site}: patients.csv does not name case {missing[0]}")
+    cases = tuple(
+        SourceCase(
+            case=case,
+            patient=case if patients is None else patients[case],
+            image_paths=tuple(paths[channel] for channel in sorted(paths)),
+            label_path=labels.get(case),
         )
-        for name in names
-    ]
-    return SiteCases(site, tuple(cases), channel_names, source_labels, tuple(warnings))
+        for case, paths in sorted(images.items())
+    )
+    return SiteCases(cases, _labels(description.get("labels"), site), patients is not None)
 
 
-def harmonise(source_labels: Mapping[str, int], roster: Roster, site: str) -> LabelMap:
-    """Map a site's label values to the federation's by name, never by value.
+def harmonise(labels: Mapping[str, int], roster: Roster, site: str) -> LabelMap:
+    """Map a site's label names to the federation's organs.
 
-    A name is compared in lower case with ``_``, ``-`` and spaces alike; it must be an organ of the cohort, an alias of
-    one, or dropped (which makes it background). Several names may mean one organ.
+    A name, in lower case with one space for ``_`` and ``-``, must be an organ, an alias or dropped. Several may mean one.
 
     Raises:
-        DataError: A name is none of these (the nearest are shown), or the site labels none of the organs.
+        DataError: A name is none of these (the nearest are shown), or the site annotates no organ of the cohort.
     """
-    meaning = {_plain(organ): value for value, organ in enumerate(roster.organs)}
-    meaning |= {_plain(alias): roster.organs.index(organ) for alias, organ in roster.aliases.items()}
-    meaning = {_plain(name): 0 for name in roster.drop} | meaning
-    unknown = [name for name in source_labels if _plain(name) not in meaning]
-    if unknown:
-        nearest = difflib.get_close_matches(_plain(unknown[0]), meaning, n=NUM_NEAREST, cutoff=0.0)
-        raise DataError(
-            f"site {site}: label {unknown[0]!r} of dataset.json is no organ, alias or dropped name of cohort {roster.name}; "
-            f"nearest are {', '.join(nearest)}. Fix: name it in the cohort file"
-        )
-    values = {value: meaning[_plain(name)] for name, value in sorted(source_labels.items(), key=lambda item: item[1])}
-    annotated = tuple(sorted(set(values.values()) - {0}))
+    organs = {_plain(organ): value for value, organ in enumerate(roster.organs)}
+    aliases = {_plain(name): roster.organs.index(organ) for name, organ in roster.aliases.items()}
+    dropped = {_plain(name) for name in roster.drop}
+    values: dict[int, int] = {}
+    for name, source in labels.items():
+        plain = _plain(name)
+        if plain in dropped:
+            values[source] = 0
+        elif plain in organs or plain in aliases:
+            values[source] = organs.get(plain, aliases.get(plain, 0))
+        else:
+            near = difflib.get_close_matches(plain, [*organs, *aliases, *dropped], n=3)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise DataError(
+                f"site {site}: unknown organ {name!r} in dataset.json{hint}; add it to organs, aliases or drop of the cohort"
+            )
+    annotated = tuple(sorted({value for value in values.values() if value > 0}))
     if not annotated:
-        raise DataError(f"site {site}: dataset.json labels none of the organs of cohort {roster.name}")
+        raise DataError(f"site {site}: annotates no organ of the cohort ({', '.join(roster.organs[1:])})")
     return LabelMap(values, annotated)
-
-
-def _plain(name: str) -> str:
-    """Write a label name in the one way that names are compared in."""
-    return " ".join(re.split(r"[\s_-]+", name.strip().lower()))
-
-
-def _read_dataset(path: Path, site: str) -> tuple[str, tuple[str, ...], dict[str, int]]:
-    """Read file ending, channel names and labels."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"site {site}: {path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"site {site}: cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"site {site}: cannot use {path}: expected a JSON object, got {type(content).__name__}")
-    ending, channels, labels = (content.get(key) for key in ("file_ending", "channel_names", "labels"))
-    if ending not in ENDINGS:
-        raise DataError(f"site {site}: {path}: file_ending: expected one of {', '.join(ENDINGS)}, got {ending!r}")
-    if not isinstance(channels, dict) or set(channels) != {str(index) for index in range(len(channels))} or not channels:
-        raise DataError(f'site {site}: {path}: channel_names: expected {{"0": name, "1": ...}}, got {channels!r}')
-    if not isinstance(labels, dict):
-        raise DataError(f"site {site}: {path}: labels: expected names with their values, got {labels!r}")
-    return str(ending), tuple(str(channels[str(index)]) for index in range(len(channels))), _check_labels(labels, path, site)
-
-
-def _check_labels(labels: Mapping[str, object], path: Path, site: str) -> dict[str, int]:
-    """Refuse labels that are not one distinct value a name."""
-    checked: dict[str, int] = {}
-    for name, value in labels.items():
-        where = f"site {site}: {path}: label {name!r}"
-        if isinstance(value, list):
-            raise DataError(f"{where} is a region, {value}; expected one value a name")
-        if isinstance(value, str) and name.isdecimal():
-            raise DataError(f"{where}: expected names with their values, got a value with its name {value!r}")
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LABEL:
-            raise DataError(f"{where}: expected a value from 0 to {MAX_LABEL}, got {value!r}")
-        if _plain(name) == IGNORE:
-            raise DataError(f"{where}: unknown regions are not supported; expected labels without {IGNORE!r}")
-        if value in checked.values():
-            raise DataError(f"{where} has the value {value} of another label")
-        checked[name] = value
-    if checked.get(BACKGROUND) != 0:
-        raise DataError(f"site {site}: {path}: labels: expected {BACKGROUND!r} with value 0")
-    return checked
 
 
 def _images(folder: Path, ending: str, site: str) -> dict[str, dict[int, Path]]:
     """Group image files by case and channel."""
-    pattern = re.compile(rf"^(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(ending)}$")
-    found: dict[str, dict[int, Path]] = {}
-    for path in _visible(folder):
-        match = pattern.match(path.name)
-        if not match:
-            raise DataError(f"site {site}: {path} is no image of this layout; expected <case>_0000{ending}")
-        found.setdefault(_safe(match["case"], path, site), {})[int(match["channel"])] = path
-    return found
+    cases: dict[str, dict[int, Path]] = {}
+    for path in _files(folder, ending):
+        match = CHANNEL.match(path.name.removesuffix(ending))
+        if match is None:
+            raise DataError(f"site {site}: image {path.name} has no channel number; expected <case>_0000{ending}")
+        cases.setdefault(match["case"], {})[int(match["channel"])] = path
+    return cases
 
 
-def _labels(folder: Path, ending: str, site: str) -> dict[str, Path]:
-    """List label files by case."""
-    found: dict[str, Path] = {}
-    for path in _visible(folder):
-        if not path.name.endswith(ending):
-            raise DataError(f"site {site}: {path} is no label of this layout; expected <case>{ending}")
-        found[_safe(path.name.removesuffix(ending), path, site)] = path
-    return found
+def _files(folder: Path, ending: str) -> list[Path]:
+    """List a folder's files with an ending; hidden ones are not data."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
 
 
-def _visible(folder: Path) -> list[Path]:
-    """List a folder's files without hidden ones; nothing if it does not exist."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+def _patients(path: Path, site: str) -> dict[str, str] | None:
+    """Read case -> patient; None without the file."""
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    if any(not row.get("case") or not row.get("patient") for row in rows):
+        raise DataError(f"site {site}: {path} needs the columns case and patient, both filled in every row")
+    return {row["case"]: row["patient"] for row in rows}
 
 
-def _safe(name: str, path: Path, site: str) -> str:
-    """Refuse names that could not be a file name or a CSV cell everywhere."""
-    if not SAFE_ID.match(name):
-        raise DataError(f"site {site}: {path}: {name!r} cannot be used as a name; expected {SAFE_ID.pattern}")
-    return name
+def _labels(content: object, site: str) -> dict[str, int]:
+    """Read name -> value."""
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"site {site}: dataset.json has no labels (name -> value)")
+    for name, value in content.items():
+        if isinstance(value, list):
+            raise DataError(
+                f"site {site}: label {name!r} is a region {value}; regions are not supported, give each organ a value"
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise DataError(f"site {site}: label {name!r} in dataset.json: expected a value 0, 1, 2, ..., got {value!r}")
+        if _plain(str(name)) == "ignore":
+            raise DataError(f"site {site}: an ignore label is not supported yet; remove its voxels or name an organ")
+    if content.get(BACKGROUND) != 0:
+        raise DataError(f"site {site}: labels in dataset.json must have {BACKGROUND}: 0")
+    return {str(name): int(value) for name, value in content.items()}
 
 
-def _patients(path: Path, cases: list[str], site: str) -> tuple[dict[str, str], list[str]]:
-    """Read the patient of every case."""
-    if not path.exists():
-        return {case: case for case in cases}, [f"{path} is missing: every case counts as a patient of its own"]
-    found: dict[str, str] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            table = csv.DictReader(handle)
-            if not {"case", "patient"} <= set(table.fieldnames or ()):
-                raise DataError(f"site {site}: {path}: expected the columns case, patient, got {table.fieldnames}")
-            for row in table:
-                case, patient = (row["case"] or "").strip(), _safe((row["patient"] or "").strip(), path, site)
-                if found.setdefault(case, patient) != patient:
-                    raise DataError(f"site {site}: {path}: case {case} has two patients, {found[case]} and {patient}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"site {site}: cannot read {path}: {error}") from error
-    missing = [case for case in cases if case not in found]
-    if missing:
-        raise DataError(f"site {site}: {path} does not name the patient of {len(missing)} cases, first {missing[0]}")
-    extra = sorted(found.keys() - set(cases))
-    warnings = [f"{path} names {len(extra)} cases without a file, first {extra[0]}"] if extra else []
-    return {case: found[case] for case in cases}, warnings
+def _plain(name: str) -> str:
+    """Write a name without differences of case and separators."""
+    return " ".join(re.split(r"[\s_-]+", name.strip().lower()))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nibabel
 import numpy
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image as png
 
 from fedsilo import files
 from fedsilo.errors import DataError
@@ -182,7 +182,7 @@ def read_png(path: Path, *, is_label: bool = False) -> NDArray[numpy.generic]:
     """
     allowed = ("1", "L", "P", "I;16", "I") if is_label else ("L", "I;16", "I", "RGB")
     try:
-        with png.open(path, formats=["PNG"]) as opened:
+        with PIL.Image.open(path, formats=["PNG"]) as opened:
             mode, array = opened.mode, numpy.asarray(opened)
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -2,8 +2,8 @@
 
     python studies/gin/summarise.py OUT_DIR RUN_DIR [RUN_DIR ...]
 
-A run's folder is named ``<cohort>-<gin>-s<seed>``. Dice is averaged over organs and cases of a patient, then over seeds; intervals are over
-patients, the spread is the standard deviation of the site's mean over seeds. Seeds are never counted as patients.
+A run's folder is named ``<cohort>-<gin>-s<seed>``. Dice is averaged over organs and cases of a patient, then over seeds;
+intervals are over patients, the spread is the standard deviation of the site's mean over seeds. Seeds are never counted as patients.
 """
 
 import json
@@ -76,9 +76,7 @@ def main(out_dir: Path, folders: list[Path]) -> int:
         )
         per_seed = [over_seeds(scores, role, site, "per_sample")[1] for role, site in members]
         per_seed_none = [over_seeds(scores, role, site, "none")[1] for role, site in members]
-        gains = [
-            mean(a) - mean(b) for a, b in zip(zip(*per_seed, strict=True), zip(*per_seed_none, strict=True), strict=True)
-        ]
+        gains = [mean(a) - mean(b) for a, b in zip(zip(*per_seed, strict=True), zip(*per_seed_none, strict=True), strict=True)]
         results[name] = {
             "dice_without": round(mean(mean(patients.values()) for patients in without.values()), 4),
             "dice_with": round(mean(mean(patients.values()) for patients in with_gin.values()), 4),

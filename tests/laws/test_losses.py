@@ -73,5 +73,5 @@ def test_one_voxel_by_hand():
 
 @pytest.mark.parametrize("annotated", [(), (0, 1), (5,)])
 def test_impossible_organ_sets_are_refused(logits, annotated):
-    with pytest.raises(ValueError, match="annotated organs must be within 1..4"):
+    with pytest.raises(ValueError, match=r"annotated organs must be within 1\.\.4"):
         losses.merge_logits(logits, annotated)

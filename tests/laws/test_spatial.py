@@ -70,8 +70,6 @@ def test_a_quarter_turn_keeps_a_square_grid_and_its_shape_in_pixels():
 
 
 def test_the_same_generator_gives_the_same_draw():
-    draws = [
-        spatial.sample_spatial(4, space=(12, 16), params=ALWAYS, generator=seeds.generator(7, "draw")) for _ in range(2)
-    ]
+    draws = [spatial.sample_spatial(4, space=(12, 16), params=ALWAYS, generator=seeds.generator(7, "draw")) for _ in range(2)]
 
     assert torch.equal(draws[0].theta, draws[1].theta)

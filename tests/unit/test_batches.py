@@ -68,9 +68,7 @@ def test_volumes_are_cropped_in_three_dimensions():
 
 def test_the_generator_decides_the_order():
     data = batches.site_data([case(index) for index in range(4)], spatial_dims=2)
-    first, again, other = (
-        torch.cat([image for image, _ in drawn(data, 8, name)])[:, 0, 0, 0] for name in ("a", "a", "b")
-    )
+    first, again, other = (torch.cat([image for image, _ in drawn(data, 8, name)])[:, 0, 0, 0] for name in ("a", "a", "b"))
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
