@@ -1,0 +1,29 @@
+"""Write the report: one self-contained page, metrics.json and plots."""
+
+import sys
+
+from prefect import flow
+
+from flows import cli
+from tasks import report
+from tasks.rounds import Federation
+
+
+@flow(name="report", flow_run_name="report {federation.paths.run}", validate_parameters=False)
+def write_report(federation: Federation) -> None:
+    """Build the report from the result tables."""
+    report.build_report(federation)
+
+
+def body(run: cli.Run) -> None:
+    """Run the flow."""
+    write_report(Federation(roster=run.roster, params=run.params, paths=run.paths))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the phase from the command line."""
+    return cli.phase(__doc__, body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

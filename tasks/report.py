@@ -1,0 +1,50 @@
+"""Adapter of the report: result tables to one page, metrics and plots."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks.rounds import Federation
+
+PACKAGES = ("fedsilo", "torch", "monai", "numpy", "scipy", "nibabel", "prefect", "dvc", "great-expectations")
+
+
+@task(name="build report", task_run_name="report of {federation.paths.run}", cache_policy=NO_CACHE, persist_result=False)
+def build_report(federation: Federation) -> Path:
+    """Write the page, metrics.json and the plots' tables; return the page."""
+    from fedsilo import files
+    from fedsilo.report import document, inputs, numbers, page, tables
+
+    paths, roster, params = federation.paths, federation.roster, federation.params
+    sources = inputs.Sources(
+        workspace=paths.workspace,
+        rounds=paths.rounds_table,
+        federation=paths.federation_record,
+        phases={"inside": paths.phase_dir("inside"), "outside": paths.phase_dir("outside")},
+        prepared={site.name: paths.prepared_site(site.name) for site in roster.sites},
+    )
+    environment = {"python": platform.python_version(), "machine": platform.machine()}
+    environment |= {package: version(package) for package in PACKAGES}
+    built = document.build(
+        inputs.load(roster, sources), params.report, run=paths.run, seed=params.seed, environment=environment
+    )
+    files.write_json(paths.report_dir / "metrics.json", numbers.metrics(built))
+    shutil.rmtree(paths.report_dir / "plots", ignore_errors=True)
+    for name, text in numbers.plots(built).items():
+        files.write_text(paths.report_dir / "plots" / name, text)
+    path = files.write_text(paths.report_dir / "index.html", page.render(built))
+    headline = tables.headline_text(built.headline, confidence=params.report.confidence)
+    create_markdown_artifact(
+        key=f"report-{paths.run}".replace("_", "-"),
+        markdown=f"Report of {paths.run}: `{path}`\n\n```\n{headline}```\n",
+        description=f"Headline of {paths.run}",
+    )
+    get_run_logger().info("%s", path)
+    return path
