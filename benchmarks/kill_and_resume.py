@@ -31,11 +31,11 @@ def command(phase: str, workspace: Path, rounds: int) -> list[str]:
     return [sys.executable, "-m", f"flows.{phase}", "--workspace", str(workspace), *settings]
 
 
-def start(workspace: Path, rounds: int, log: Path) -> "subprocess.Popen[bytes]":
-    """Start the federation as the leader of a process group."""
+def start(phase: str, workspace: Path, rounds: int, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a phase as the leader of a process group."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            command("federate", workspace, rounds), cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True
+            command(phase, workspace, rounds), cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True
         )
 
 
@@ -55,8 +55,8 @@ def hashes(workspace: Path) -> dict[str, str]:
 def undisturbed(workspace: Path, rounds: int, log: Path) -> tuple[float, float]:
     """Run without a kill; return the seconds before the first checkpoint and those of the work after it."""
     began = time.monotonic()
-    process = start(workspace, rounds, log)
-    working = first_file(workspace / "checkpoints", process)
+    process = start("federate", workspace, rounds, log)
+    working = first_file(workspace / "checkpoints" / "demo" / "federate", process)
     if process.wait():
         sys.exit(f"the undisturbed run failed; its log:\n{log.read_text()}")
     return working - began, time.monotonic() - working
@@ -66,7 +66,7 @@ def disturbed(workspace: Path, rounds: int, log: Path, delays: list[float]) -> i
     """Run with a kill after each delay, then to the end; return how many kills met a living run."""
     met = 0
     for delay in delays:
-        process = start(workspace, rounds, log)
+        process = start("federate", workspace, rounds, log)
         try:
             process.wait(delay)
         except subprocess.TimeoutExpired:
@@ -74,7 +74,7 @@ def disturbed(workspace: Path, rounds: int, log: Path, delays: list[float]) -> i
         os.killpg(process.pid, signal.SIGKILL) if process.returncode is None else None
         process.wait()
         print(f"  killed after {delay:.1f} s" if process.returncode == -signal.SIGKILL else "  ended before its kill", flush=True)
-    if start(workspace, rounds, log).wait():
+    if start("federate", workspace, rounds, log).wait():
         sys.exit(f"the run did not go on; its log:\n{log.read_text()}")
     return met
 
@@ -92,7 +92,8 @@ def main() -> int:
         whole, killed, log = Path(folder) / "whole", Path(folder) / "killed", Path(folder) / "log"
         with server.running():
             for phase in ("phantoms", "prepare"):
-                subprocess.run(command(phase, whole, options.rounds), cwd=REPOSITORY, check=True, capture_output=True)
+                if start(phase, whole, options.rounds, log).wait():
+                    sys.exit(f"{phase} failed; its log:\n{log.read_text()}")
             shutil.copytree(whole, killed)
             before, work = undisturbed(whole, options.rounds, log)
             # a kill throws away some work, so a run never gets further than these cuts of the undisturbed one

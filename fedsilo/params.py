@@ -77,7 +77,7 @@ class NetworkParams(Section):
     """A MONAI U-Net with BatchNorm."""
 
     spatial_dims: Literal[2, 3]
-    channels: tuple[Count, ...] = Field(min_length=2, description="features a level, top to bottom")
+    channels: tuple[Count, ...] = Field(min_length=2, description="features a level; the first at full resolution")
     num_res_units: Annotated[int, Field(ge=0)]
 
 
@@ -177,10 +177,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fit_network(self) -> "Params":
-        levels = len(self.federate.network.channels) - 1
+        halvings = len(self.federate.network.channels) - 2
         edges = self.federate.patch_zyx if self.federate.network.spatial_dims == 3 else self.federate.patch_zyx[1:]  # noqa: PLR2004  # the number of axes
-        if any(edge % 2**levels for edge in edges):
-            raise ValueError(f"federate.patch_zyx {edges} must be multiples of {2**levels} for {levels + 1} network levels")
+        if any(edge % 2**halvings for edge in edges):
+            raise ValueError(f"federate.patch_zyx {edges} must be multiples of {2**halvings} for {halvings + 2} network levels")
         return self
 
 

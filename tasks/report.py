@@ -32,9 +32,7 @@ def build_report(federation: Federation) -> Path:
     )
     environment = {"python": platform.python_version(), "machine": platform.machine()}
     environment |= {package: version(package) for package in PACKAGES}
-    built = document.build(
-        inputs.load(roster, sources), params.report, run=paths.run, seed=params.seed, environment=environment
-    )
+    built = document.build(inputs.load(roster, sources), params.report, run=paths.run, seed=params.seed, environment=environment)
     files.write_json(paths.report_dir / "metrics.json", numbers.metrics(built))
     shutil.rmtree(paths.report_dir / "plots", ignore_errors=True)
     for name, text in numbers.plots(built).items():

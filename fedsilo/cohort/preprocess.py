@@ -154,7 +154,7 @@ def resample_label(label: UInt8[Tensor, "z y x"], shape: tuple[int, int, int]) -
         return label
     best = torch.full(shape, -1.0)
     winner = torch.zeros(shape, dtype=torch.uint8)
-    for value in label.unique().tolist():
+    for value in numpy.unique(label.numpy()).tolist():
         share = _linear((label == value).float(), shape)
         better = share > best
         winner[better] = int(value)

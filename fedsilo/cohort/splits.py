@@ -57,7 +57,7 @@ def assign(
         wanted = max(1, floor(num_patients * share + 0.5)) - list(known.values()).count(split)
         free = [patient for patient in new if patient not in chosen]
         chosen |= dict.fromkeys(free[: max(0, wanted)], split)
-    by_patient = dict.fromkeys(new, "train") | chosen | known
+    by_patient: dict[str, Split] = {**dict.fromkeys(new, "train"), **chosen, **known}
     return {case: kept.get(case, by_patient[patient]) for case, patient in patients.items()}
 
 

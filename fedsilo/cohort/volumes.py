@@ -55,12 +55,12 @@ class Orientation:
 
     def apply(self, array: NDArray[numpy.generic]) -> NDArray[numpy.generic]:
         """Turn a stored array into (z, y, x)."""
-        flipped = [axis for axis, flip in enumerate(self.flips) if flip]
+        flipped = tuple(axis for axis, flip in enumerate(self.flips) if flip)
         return numpy.ascontiguousarray(numpy.flip(numpy.transpose(array, self.axes), flipped))
 
     def undo(self, array: NDArray[numpy.generic]) -> NDArray[numpy.generic]:
         """Turn a (z, y, x) array back into the stored one; exact inverse of ``apply``."""
-        flipped = [axis for axis, flip in enumerate(self.flips) if flip]
+        flipped = tuple(axis for axis, flip in enumerate(self.flips) if flip)
         return numpy.ascontiguousarray(numpy.transpose(numpy.flip(array, flipped), numpy.argsort(self.axes)))
 
 

@@ -1,6 +1,7 @@
 """The segmentation network: a MONAI U-Net with BatchNorm, initialised from a named generator."""
 
 import math
+from typing import cast
 
 import torch
 from monai.networks.nets import UNet
@@ -12,7 +13,8 @@ from fedsilo.params import NetworkParams
 def build(params: NetworkParams, *, num_classes: int, in_channels: int, generator: torch.Generator) -> nn.Module:
     """Build an untrained network; the same generator gives the same weights.
 
-    Convolutions get He-uniform weights (PyTorch's default scale, a = sqrt 5) and biases uniform within
+    The first level works at full resolution, each further one at half of the one above. Convolutions get He-uniform
+    weights (PyTorch's default scale, a = sqrt 5) and biases uniform within
     1/sqrt(fan in); norm layers start as the identity. No layer draws by itself (dropout is off), and the global random
     state is left as it was.
 
@@ -28,7 +30,7 @@ def build(params: NetworkParams, *, num_classes: int, in_channels: int, generato
             in_channels=in_channels,
             out_channels=num_classes,
             channels=params.channels,
-            strides=(2,) * (len(params.channels) - 1),
+            strides=(1,) + (2,) * (len(params.channels) - 2),
             num_res_units=params.num_res_units,
             norm="BATCH",
             dropout=0.0,
@@ -37,12 +39,12 @@ def build(params: NetworkParams, *, num_classes: int, in_channels: int, generato
         for module in network.modules():
             if isinstance(module, nn.modules.conv._ConvNd):
                 _initialise(module, generator)
-    return network
+    return cast("nn.Module", network)
 
 
 def divisor(params: NetworkParams) -> int:
     """Return the number that every edge of an input must be a multiple of."""
-    return int(2 ** (len(params.channels) - 1))
+    return int(2 ** (len(params.channels) - 2))
 
 
 def _initialise(layer: nn.modules.conv._ConvNd, generator: torch.Generator) -> None:

@@ -3,7 +3,7 @@
     python studies/gin/summarise.py OUT_DIR RUN_DIR [RUN_DIR ...]
 
 A run's folder is named ``<cohort>-<gin>-s<seed>``. Dice is averaged over organs and cases of a patient, then over seeds;
-intervals are over patients, the spread is the standard deviation of the site's mean over seeds. Seeds are never counted as patients.
+intervals are over patients, the spread is the standard deviation over seeds. Seeds are never counted as patients.
 """
 
 import json

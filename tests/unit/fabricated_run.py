@@ -124,7 +124,20 @@ def _scores(organ: str, dice: float, *, pixel: bool, absent: bool, missed: bool)
 
 def _write_federation(sources: Sources, demo: Roster, generator: numpy.random.Generator) -> None:
     inside = [site.name for site in demo.inside]
-    header = ["round", "site", "num_cases", "num_slices", "weight", "train_loss", "val_dice_global", "val_dice_inside", "update_norm", "update_bytes", "selected_global", "selected_inside"]
+    header = [
+        "round",
+        "site",
+        "num_cases",
+        "num_slices",
+        "weight",
+        "train_loss",
+        "val_dice_global",
+        "val_dice_inside",
+        "update_norm",
+        "update_bytes",
+        "selected_global",
+        "selected_inside",
+    ]
     lines: list[list[object]] = []
     selected = {site: 12 + index for index, site in enumerate(inside)}
     for round_index in range(NUM_ROUNDS):
@@ -219,7 +232,9 @@ def _write_routing(folder: Path, demo: Roster, generator: numpy.random.Generator
     shares = [0.01 if site == "ct-c" else float(generator.uniform(0.03, 0.2)) for site, _, _ in pairs]
     lines = [[*pair, f"{share:.6f}"] for pair, share in zip(pairs, shares, strict=True)]
     _write_csv(folder / "disagreement.csv", ["site", "expert_a", "expert_b", "disagreement"], lines)
-    _write_csv(folder / "objective.csv", ["site", "case", "method", "step", "consistency", "shape", "entropy", "total"], objective)
+    _write_csv(
+        folder / "objective.csv", ["site", "case", "method", "step", "consistency", "shape", "entropy", "total"], objective
+    )
 
 
 def _write_csv(path: Path, header: list[str], lines: list[list[object]]) -> None:

@@ -6,6 +6,7 @@ touch, overlap in projection and vary between subjects as in patients; they are 
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import cast
 
 import numpy
 from jaxtyping import Float32
@@ -283,7 +284,7 @@ def _sample_liver_lobes(generator: Generator) -> tuple[Ellipsoid, Ellipsoid]:
     right, left = (
         Ellipsoid(
             _point(generator, *center),
-            tuple(1.1 * radius for radius in _point(generator, *radii)),
+            cast("Point", tuple(1.1 * radius for radius in _point(generator, *radii))),
             _point(generator, *angles),
             power=2.4,
             coarse=0.06,

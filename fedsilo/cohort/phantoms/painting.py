@@ -4,13 +4,14 @@ Structures are painted from the outside in; a later one covers an earlier one.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy
 from jaxtyping import Bool, Float32, UInt8
 
 from fedsilo.cohort.phantoms import noise, shapes, space
 from fedsilo.cohort.phantoms.anatomy import ORGAN_OF, ORGANS, Body, Gut, Kidney, Subject, Tissue
-from fedsilo.cohort.phantoms.shapes import Canvas, Cylinder, Ellipsoid, Extents, Tube
+from fedsilo.cohort.phantoms.shapes import Canvas, Cylinder, Ellipsoid, Extents, Point, Tube
 from fedsilo.cohort.phantoms.space import Grid
 
 SKIN_MM = 2
@@ -147,7 +148,7 @@ def _paint_guts(canvas: Canvas, guts: tuple[Gut, ...], found: Extents) -> None:
         corners = [part.reach() for part in gut.parts]
         low = tuple(min(corner[axis] for corner, _ in corners) for axis in range(3))
         high = tuple(max(corner[axis] for _, corner in corners) for axis in range(3))
-        part = canvas.crop(found.box(low, high))
+        part = canvas.crop(found.box(cast("Point", low), cast("Point", high)))
         field = numpy.minimum.reduce([shape.field(part) for shape in gut.parts])
         free = part.cavity & _holds(part, GUT_TISSUES)
         inner = free & (field < gut.content_below)
@@ -181,7 +182,7 @@ def _paint_liver(canvas: Canvas, subject: Subject, found: Extents) -> None:
     corners = [lobe.reach() for lobe in subject.liver_lobes]
     low = tuple(min(corner[axis] for corner, _ in corners) for axis in range(3))
     high = tuple(max(corner[axis] for _, corner in corners) for axis in range(3))
-    part = canvas.crop(found.box(low, high))
+    part = canvas.crop(found.box(cast("Point", low), cast("Point", high)))
     inside = numpy.minimum.reduce([lobe.field(part) for lobe in subject.liver_lobes]) < 0
     inside &= (subject.liver_dent.field(part) >= 0) & (subject.kidneys[0].capsule.field(part) >= LIVER_KIDNEY_GAP)
     inside &= part.cavity & ~_holds(part, (*CHEST_TISSUES, Tissue.BLOOD))
