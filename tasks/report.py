@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.rounds import Federation
 
-PACKAGES = ("fedsilo", "torch", "monai", "numpy", "scipy", "nibabel", "prefect", "dvc", "great-expectations")
+PACKAGES = ("fedsilo", "torch", "monai", "numpy", "scipy", "nibabel", "prefect", "great-expectations")
 
 
 @task(name="build report", task_run_name="report of {federation.paths.run}", cache_policy=NO_CACHE, persist_result=False)
