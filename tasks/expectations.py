@@ -124,7 +124,7 @@ def _expectations(rule: Rule, index: int) -> list[object]:
         "meta": {"rule": rule.rule, "action": rule.action, "index": index, "notes": notes},
     }
     if where is not None:
-        shared |= {"row_condition": where, "condition_parser": "great_expectations"}
+        shared |= {"row_condition": where}
     made: list[object] = []
     if rule.column in NEVER_NULL:
         made.append(expectations.ExpectColumnValuesToNotBeNull(**shared))
