@@ -39,8 +39,8 @@ class Rule:
     meaning: str
     fix: str
     when: Condition = ""
-    low: float | int | None = None
-    high: float | int | None = None
+    low: float | None = None
+    high: float | None = None
     unique: bool = False
     shown: str = ""
 

@@ -217,7 +217,7 @@ def _num_unmeasured(facts: Facts) -> int:
     return sum(value is None or (isinstance(value, float) and not numpy.isfinite(value)) for value in values)
 
 
-def _listed(values: Sequence[float | int]) -> str:
+def _listed(values: Sequence[float]) -> str:
     """Join values for a cell, the first few of many."""
     shown = "|".join(f"{value:g}" for value in values[:MAX_LISTED])
     return f"{shown}|..." if len(values) > MAX_LISTED else shown
