@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,9 +54,12 @@ def hold(
 
 
 def main(command: Sequence[str]) -> int:
-    """Run a program until it ends or our standard input closes; return its exit code."""
+    """Run a program until it ends, our standard input closes or a signal asks us to end; return its exit code."""
     program = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603  # argv, no shell
-    while program.poll() is None and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
+    while program.poll() is None and not asked.is_set() and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
         pass
     _end_group(program)
     return program.returncode if program.returncode >= 0 else 128 - program.returncode

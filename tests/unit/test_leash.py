@@ -1,6 +1,7 @@
 """A program on a leash: its exit code comes back, and it never outlives its starter."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,17 @@ def test_a_program_and_its_children_end_with_the_body():
     with leash.hold([sys.executable, "-c", FAMILY], output=subprocess.PIPE) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert all(map(is_running, pids))
+
+    assert not any(map(is_running, pids))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_leash_itself_ends_the_program_too(number):
+    with leash.hold([sys.executable, "-c", FAMILY], output=subprocess.PIPE) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        time.sleep(0.5)
+        process.send_signal(number)
+        assert process.wait(30) == 128 + signal.SIGTERM
 
     assert not any(map(is_running, pids))
 
