@@ -238,12 +238,13 @@ def identity(federation: Federation) -> dict[str, object]:
     import torch
 
     from fedsilo import files
+    from tasks import sites
 
     code = hashlib.sha256()
     root = Path(__file__).parent.parent
     for path in sorted(path for package in ("fedsilo", "tasks", "flows") for path in (root / package).rglob("*.py")):
         code.update(f"{path.relative_to(root)}:{files.sha256_file(path)}\n".encode())
-    inputs = {site: files.sha256_file(federation.paths.prepared_site(site) / "manifest.csv") for site in federation.sites}
+    inputs = {site: files.sha256_file(sites.manifest_path(federation.paths.prepared_site(site))) for site in federation.sites}
     params = {"seed": federation.params.seed, "federate": federation.params.federate.model_dump(mode="json")}
     return {
         "params_sha256": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),

@@ -31,10 +31,19 @@ def rows_of(folder: Path, split: Split) -> list[ManifestRow]:
     Raises:
         DataError: The site was not prepared.
     """
+    return [row for row in manifest.read(manifest_path(folder)) if row.split == split]
+
+
+def manifest_path(folder: Path) -> Path:
+    """Find a site's manifest.
+
+    Raises:
+        DataError: The site was not prepared.
+    """
     path = folder / "manifest.csv"
     if not path.is_file():
         raise DataError(f"site {folder.name} is not prepared: {path} is missing")
-    return [row for row in manifest.read(path) if row.split == split]
+    return path
 
 
 def annotated(row: ManifestRow) -> tuple[int, ...]:
@@ -53,7 +62,7 @@ def in_channels(folder: Path) -> int:
 
 def load(folder: Path, *, spatial_dims: int) -> SiteInputs:
     """Load a site's training and validation cases; kept in memory as long as its manifest is the same."""
-    return _load(folder, spatial_dims, files.sha256_file(folder / "manifest.csv"))
+    return _load(folder, spatial_dims, files.sha256_file(manifest_path(folder)))
 
 
 @lru_cache(maxsize=8)

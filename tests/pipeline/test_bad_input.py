@@ -69,7 +69,7 @@ def test_a_label_of_another_shape(copied, capfd):
 def test_a_label_value_that_is_not_declared(copied, capfd):
     path = next(iter(sorted((raw(copied) / "labelsTr").iterdir())))
     label = nibabel.load(path)
-    values = numpy.array(label.dataobj)
+    values = numpy.asarray(label.dataobj).copy()
     values[0, 0, 0] = 9
     path.write_bytes(gzip.compress(nibabel.Nifti1Image(values, label.affine).to_bytes()))
 
