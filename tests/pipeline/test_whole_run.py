@@ -111,26 +111,25 @@ def test_a_killed_federation_goes_on_and_ends_with_the_same_bytes(copied, first)
         assert sha256 == files.sha256_file(first.folder / name), name
 
 
-def test_a_corrupt_checkpoint_is_refused_and_the_run_falls_back(copied, first, capfd):
+def test_a_corrupt_checkpoint_is_refused_and_the_run_falls_back(copied, first, caplog):
     shutil.copytree(first.folder / "checkpoints", copied.folder / "checkpoints", dirs_exist_ok=True)
     path = copied.folder / "checkpoints/demo/federate/server/00003.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"\0\1\2\3")
 
     assert federate.main(copied.arguments()) == 0
 
-    printed = "".join(capfd.readouterr())
-    assert "falling back to the last good one" in printed
-    assert "00003.safetensors" in printed
+    assert "falling back to the last good one" in caplog.text
+    assert "00003.safetensors" in caplog.text
     for name in ("runs/demo/global.safetensors", "runs/demo/rounds.csv", "runs/demo/inside/mr-a.safetensors"):
         assert files.sha256_file(copied.folder / name) == files.sha256_file(first.folder / name)
 
 
-def test_other_params_start_a_new_journal(copied, first, capfd):
+def test_other_params_start_a_new_journal(copied, first, caplog):
     shutil.copytree(first.folder / "checkpoints", copied.folder / "checkpoints", dirs_exist_ok=True)
 
     assert federate.main(copied.arguments("--set", "federate.rounds=2")) == 0
 
-    assert "starting a new journal" in "".join(capfd.readouterr())
+    assert "starting a new journal" in caplog.text
     assert json.loads((copied.folder / "runs/demo/federation.json").read_text())["rounds"] == 2
 
 
