@@ -24,7 +24,8 @@ ROW_CONDITIONS: dict[Condition, dict[str, object]] = {
     "slice": {"ndim": 2},
     "labelled": {"has_label": True},
     "labelled mm": {"has_label": True, "geometry": "mm"},
-    "labelled volume": {"has_label": True, "ndim": 3},
+    # at an outside site a volume without organs is data: nothing is learnt from it
+    "inside volume": {"has_label": True, "ndim": 3, "role": "inside"},
     "ct hu": {"modality": "CT", "intensity_unit": "hu"},
     "mr": {"modality": "MR"},
 }
@@ -32,6 +33,7 @@ NEVER_NULL = frozenset({"readable", "has_label", "num_unmeasured", "patient_num_
 REMOTE = re.compile(
     r"<link[^>]*href=[\"']https?:[^>]*>|<script[^>]*src=[\"']https?:[^>]*>\s*</script>|<img[^>]*src=[\"']https?:[^>]*>"
 )
+REMOTE_STYLE = re.compile(r"url\(\s*[\"']?https?:[^)]*\)")
 REMOTE_LINK = re.compile(r"<a\b[^>]*href=[\"']https?:[^>]*>(.*?)</a>", re.DOTALL)
 STYLE = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem }
@@ -184,5 +186,5 @@ def _render(outcome: object) -> str:
 
 def _offline(page: str) -> str:
     """Take out what would load from other hosts, and style the tables ourselves."""
-    page = REMOTE_LINK.sub(r"\1", REMOTE.sub("", page))
+    page = REMOTE_STYLE.sub("none", REMOTE_LINK.sub(r"\1", REMOTE.sub("", page)))
     return page.replace("</head>", f"{STYLE}</head>", 1)

@@ -63,7 +63,7 @@ def check(preparation: Preparation) -> None:
     """Check every site's facts and those between sites, write the verdicts, and stop if a case breaks a rule.
 
     Raises:
-        ContractError: At least one finding stops the flow; names the first, and how many there are.
+        ContractError: At least one finding stops the flow; one line with all that do.
     """
     from fedsilo import files
     from fedsilo.cohort import contract
@@ -98,8 +98,7 @@ def check(preparation: Preparation) -> None:
     )
     stopping = [finding for found in findings.values() for finding in found if finding.action == "stop"]
     if stopping:
-        more = f" (and {len(stopping) - 1} more: {preparation.paths.docs_dir}/*/contract.json)" if len(stopping) > 1 else ""
-        raise ContractError(stopping[0].message + more)
+        raise ContractError(" | ".join(finding.message for finding in stopping))
     for site, found in findings.items():
         logger.info("%s: %d cases keep the contract, %d warnings", site, len(rows[site]), len(found))
 
@@ -176,9 +175,13 @@ def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  
     facts.write(list(measured.values()), building / "facts.parquet")
     verdict = (preparation.paths.docs_dir / site / "contract.json").read_bytes()
     files.write_bytes(building / "contract.json", verdict)
+    replaced = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(replaced, ignore_errors=True)
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(replaced)
         building.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder

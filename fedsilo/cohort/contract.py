@@ -9,7 +9,7 @@ from fedsilo.cohort.facts import Facts
 from fedsilo.params import ContractParams
 
 Action = Literal["stop", "warn"]
-Condition = Literal["", "readable", "mm", "volume", "slice", "labelled", "labelled mm", "labelled volume", "ct hu", "mr"]
+Condition = Literal["", "readable", "mm", "volume", "slice", "labelled", "labelled mm", "inside volume", "ct hu", "mr"]
 """Cases that a rule looks at. Unreadable ones have no facts and are left to F1."""
 
 
@@ -161,7 +161,7 @@ def rules(bounds: ContractParams) -> tuple[Rule, ...]:
         Rule(
             "L1", "label_integral", "stop", "label has values that are not whole numbers", "export as integers", "labelled", 1, 1
         ),
-        Rule("L3", "voxels_annotated", "stop", "label of a volume is empty", "leave the case out", "labelled volume", 1),
+        Rule("L3", "voxels_annotated", "stop", "label of a volume is empty", "leave the case out", "inside volume", 1),
         Rule("D1", "content_hash", "stop", "image is a duplicate of another case", "remove one of them", "", unique=True),
         Rule("D2", "patient_num_splits", "stop", "patient is in two splits", "give all cases of a patient one split", "", 1, 1),
     )

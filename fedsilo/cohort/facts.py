@@ -32,6 +32,7 @@ class Facts:
 
     cohort: str
     site: str
+    role: str
     case: str
     patient: str
     modality: str
@@ -97,6 +98,7 @@ def measure(source: SourceCase, label_map: LabelMap, *, roster: Roster, site: Si
     unmeasured = Facts(
         cohort=roster.name,
         site=site.name,
+        role=site.role,
         case=source.case,
         patient=source.patient,
         modality=site.modality,

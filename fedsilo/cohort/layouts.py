@@ -75,7 +75,8 @@ def find_cases(folder: Path, site: str) -> SiteCases:
     """List a site's cases.
 
     Raises:
-        DataError: The folder or dataset.json is missing or unusable, a name is unsafe, a label has no image, or there is no case.
+        DataError: The folder, dataset.json or patients.csv is missing or unusable, a name is unsafe, a file has another ending,
+            a label has no image, or there is no case.
     """
     if not folder.is_dir():
         raise DataError(f"site {site}: folder {folder} is missing")
@@ -86,7 +87,7 @@ def find_cases(folder: Path, site: str) -> SiteCases:
     channels = description.get("channel_names")
     num_channels = len(channels) if isinstance(channels, dict) else 0
     images = _images(folder / "imagesTr", str(ending), site)
-    labels = {path.name.removesuffix(str(ending)): path for path in _files(folder / "labelsTr", str(ending))}
+    labels = {path.name.removesuffix(str(ending)): path for path in _files(folder / "labelsTr", str(ending), site)}
     if not images:
         raise DataError(f"site {site}: no image *_0000{ending} in {folder / 'imagesTr'}")
     orphans = sorted(labels.keys() - images.keys())
@@ -146,7 +147,7 @@ def harmonise(labels: Mapping[str, int], roster: Roster, site: str) -> LabelMap:
 def _images(folder: Path, ending: str, site: str) -> dict[str, dict[int, Path]]:
     """Group image files by case and channel."""
     cases: dict[str, dict[int, Path]] = {}
-    for path in _files(folder, ending):
+    for path in _files(folder, ending, site):
         match = CHANNEL.match(path.name.removesuffix(ending))
         if match is None:
             raise DataError(f"site {site}: image {path.name} has no channel number; expected <case>_0000{ending}")
@@ -154,22 +155,33 @@ def _images(folder: Path, ending: str, site: str) -> dict[str, dict[int, Path]]:
     return cases
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
-    """List a folder's files with an ending; hidden ones are not data."""
+def _files(folder: Path, ending: str, site: str) -> list[Path]:
+    """List a folder's files; hidden ones are not data, and one with another ending would be lost without a word."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    foreign = [path for path in found if not path.name.endswith(ending)]
+    if foreign:
+        raise DataError(f"site {site}: {foreign[0]}: expected the file_ending of dataset.json, {ending}")
+    return found
 
 
 def _patients(path: Path, site: str) -> dict[str, str] | None:
     """Read case -> patient; None without the file."""
     if not path.is_file():
         return None
-    with path.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            rows = list(csv.DictReader(handle))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"site {site}: cannot read {path}: {error}") from error
     if any(not row.get("case") or not row.get("patient") for row in rows):
         raise DataError(f"site {site}: {path} needs the columns case and patient, both filled in every row")
-    return {row["case"]: row["patient"] for row in rows}
+    patients: dict[str, str] = {}
+    for row in rows:
+        if patients.setdefault(row["case"], row["patient"]) != row["patient"]:
+            raise DataError(f"site {site}: {path} gives case {row['case']} two patients")
+    return patients
 
 
 def _labels(content: object, site: str) -> dict[str, int]:
@@ -185,6 +197,8 @@ def _labels(content: object, site: str) -> dict[str, int]:
             raise DataError(f"site {site}: label {name!r} in dataset.json: expected a value 0, 1, 2, ..., got {value!r}")
         if _plain(str(name)) == "ignore":
             raise DataError(f"site {site}: an ignore label is not supported yet; remove its voxels or name an organ")
+    if len(set(content.values())) < len(content):
+        raise DataError(f"site {site}: two labels in dataset.json have one value: {content}")
     if content.get(BACKGROUND) != 0:
         raise DataError(f"site {site}: labels in dataset.json must have {BACKGROUND}: 0")
     return {str(name): int(value) for name, value in content.items()}

@@ -166,7 +166,12 @@ def to_native(probs: Float[Tensor, "k z y x"], recipe: Recipe) -> UInt8[Tensor, 
     """Take probabilities back to the stored grid and return the winning class there.
 
     Class by class with a running maximum, so that memory does not grow with the number of classes; ties go to the lower value.
+
+    Raises:
+        DataError: The probabilities are not on the recipe's working grid.
     """
+    if tuple(probs.shape[1:]) != recipe.target_shape:
+        raise DataError(f"cannot go back: expected probabilities on the grid {recipe.target_shape}, got {tuple(probs.shape[1:])}")
     forward = recipe.orientation
     stored = numpy.empty(recipe.source_shape, numpy.uint8)
     shape = tuple(recipe.source_shape[axis] for axis in forward.axes)

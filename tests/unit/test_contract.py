@@ -129,6 +129,13 @@ def test_a_missing_fact_is_a_finding_not_a_pass(site, cohort, rules):
     assert ("F2", rows[0].case) in broken(rows, rules)
 
 
+def test_a_volume_without_organs_is_data_at_an_outside_site(site, cohort, rules):
+    rows = [replace(row, voxels_annotated=0) for row in measured(site, cohort)]
+
+    assert {rule for rule, _ in broken(rows, rules)} == {"L3"}
+    assert broken([replace(row, role="outside") for row in rows], rules) == set()
+
+
 def test_a_patient_in_two_splits(site, cohort, rules):
     rows = measured(site, cohort)
     rows = [replace(row, patient="p", patient_num_splits=2) for row in rows]
