@@ -14,7 +14,7 @@ from fedsilo.cohort import volumes
 from fedsilo.cohort.phantoms import anatomy, contrast, painting
 from fedsilo.cohort.phantoms.contrast import BalancedEcho, CtScanner, MrScanner, Scanner, SpoiledEcho, TurboEcho
 from fedsilo.cohort.phantoms.space import Grid
-from fedsilo.cohort.roster import Roster, SiteEntry
+from fedsilo.cohort.roster import SiteEntry
 from fedsilo.cohort.volumes import Volume
 from fedsilo.errors import DataError, OutputError, ParamsError
 from fedsilo.params import PhantomsParams
@@ -34,16 +34,6 @@ SCANNERS: dict[str, Scanner] = {
     "mr-d": MrScanner(BalancedEcho(3.6, 1.8, 55), "1.5T", "in_phase", snr=30, bias=0.25, axcodes="RSA"),
 }
 """Scanner of each site, by the site's name in the cohort file."""
-
-
-def check_roster(roster: Roster) -> None:
-    """Make sure that each site of a cohort has a scanner of its modality.
-
-    Raises:
-        ParamsError: A site has none; names the site and the sites that have one.
-    """
-    for site in roster.sites:
-        scanner_of(site)
 
 
 def scanner_of(site: SiteEntry) -> Scanner:
