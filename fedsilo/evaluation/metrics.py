@@ -65,7 +65,7 @@ def nsd_tolerance(organ: str, unit: str) -> float:
 
 def score_case(
     prediction: UInt8[Tensor, "*space"],
-    reference: UInt8[Tensor, "*space"],
+    reference: UInt8[Tensor, "..."],
     *,
     organs: Mapping[int, str],
     spacing_mm: Sequence[float] | None,

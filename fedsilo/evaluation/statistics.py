@@ -4,7 +4,6 @@ The unit is the patient: several cases of one patient are averaged first. Values
 is computed in the order of the patients' names, so the order of rows is irrelevant and swapping two methods mirrors the result.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +19,7 @@ from fedsilo.errors import DataError
 MIN_PATIENTS_TO_TEST = 6  # the smallest two-sided p of a signed-rank test is .0625 with 5 patients, .03125 with 6
 MIN_PATIENTS_BCA = 10
 TIE_DECIMALS = 9  # tables carry six decimals; noise below would break ties between equal differences
+SMALLEST_SPREAD = 1e-9  # the same for equal values, whose spread BCa would divide by
 
 Patients = Mapping[str, float]
 """One number a patient."""
@@ -35,8 +35,8 @@ class Interval:
         mean: Mean over patients, or over sites of the sites' means.
         low: Lower end; equal to ``mean`` if ``method`` is ``point``.
         high: Upper end; equal to ``mean`` if ``method`` is ``point``.
-        method: ``bca``; ``percentile`` with fewer than ten patients or where BCa is undefined; ``point`` if all values are
-            equal, where resampling says nothing.
+        method: ``bca``; ``percentile`` with fewer than ten patients or a patient alone at a
+            site; ``point`` if all values are equal, where resampling says nothing.
         num_patients: Patients behind it.
     """
 
@@ -122,7 +122,7 @@ def macro_interval(
         raise DataError("cannot average over patients: expected at least one at every site, got none")
     mean = float(numpy.mean([sample.mean() for sample in samples]))
     num_patients = sum(sample.size for sample in samples)
-    if all(numpy.ptp(sample) == 0 for sample in samples):
+    if all(numpy.ptp(sample) < SMALLEST_SPREAD for sample in samples):
         return Interval(mean, mean, mean, "point", num_patients)
 
     method: IntervalMethod = "bca"
@@ -130,20 +130,14 @@ def macro_interval(
         method = "percentile"
     # a patient who is alone at a site is resampled as itself; scipy asks for two
     data = tuple(numpy.repeat(sample, 2) if sample.size == 1 else sample for sample in samples)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # looked at below
-        found = stats.bootstrap(
-            data,
-            _mean_of_means,
-            n_resamples=num_resamples,
-            confidence_level=confidence,
-            method="BCa" if method == "bca" else "percentile",
-            rng=generator,
-        )
-        low, high = found.confidence_interval
-        if not numpy.isfinite([low, high]).all():
-            method = "percentile"
-            low, high = numpy.quantile(found.bootstrap_distribution, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = stats.bootstrap(
+        data,
+        _mean_of_means,
+        n_resamples=num_resamples,
+        confidence_level=confidence,
+        method="BCa" if method == "bca" else "percentile",
+        rng=generator,
+    ).confidence_interval
     return Interval(mean, float(low), float(high), method, num_patients)
 
 

@@ -91,6 +91,8 @@ def build(inputs: Inputs, params: ReportParams, *, run: str, seed: int, environm
     Raises:
         DataError: A contract or a table cannot be used, or a method was not scored on the same patients as the global model.
     """
+    tool = _tool(inputs)
+    sites = cohort.site_rows(inputs.sites, inputs.roster.organs)
     bootstrap = Bootstrap(seed, params.bootstrap_resamples, params.confidence)
     phases = tuple(_phase(phase, inputs.roster.organs[1:], bootstrap) for phase in inputs.phases)
     dice_tables = [phase.scores["dice"] for phase in phases]
@@ -104,11 +106,11 @@ def build(inputs: Inputs, params: ReportParams, *, run: str, seed: int, environm
         seed=seed,
         confidence=params.confidence,
         num_resamples=params.bootstrap_resamples,
-        tool=_tool(inputs),
+        tool=tool,
         colours=colours,
         headline=headline,
         leaders=tables.leaders(headline),
-        sites=cohort.site_rows(inputs.sites, inputs.roster.organs),
+        sites=sites,
         curves=curves,
         phases=phases,
         routes=routes,

@@ -35,6 +35,8 @@ SITE_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 METHOD_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 WIDTH_IN = 11.0
 MAX_ROUTE_COLUMNS = 4
+PATIENT_SHIFT = 0.3  # lines; so that patients do not hide behind the interval
+SITE_GAP = 0.4  # lines
 
 STYLE = MappingProxyType(
     {
@@ -76,7 +78,7 @@ class Colours:
 
 def training_curves(curves: Sequence[Curve], colours: Colours) -> str:
     """Draw loss and validation Dice over the rounds, a line a site; stars mark the rounds whose models are evaluated."""
-    with _drawing(WIDTH_IN, 3.6) as figure:
+    with _drawing(WIDTH_IN, 3.9) as figure:
         loss, global_dice, inside_dice = figure.subplots(1, 3)
         global_dice.sharey(inside_dice)
         for axes in (global_dice, inside_dice):
@@ -108,7 +110,7 @@ def training_curves(curves: Sequence[Curve], colours: Colours) -> str:
 
 def dice_by_site(tables: Sequence[ScoreTable], colours: Colours) -> str:
     """Draw mean Dice with its interval and every patient, a line a site and method; inside beside outside."""
-    height = 1.0 + 0.24 * max(sum(len(method_rows) + 1 for _, method_rows in _lines(table)) for table in tables)
+    height = 1.2 + 0.24 * max(sum(1 + SITE_GAP + len(cells) for _, cells in _lines(table)) for table in tables)
     methods = ordered_methods([method for table in tables for method in table.methods])
     markers = {method: METHOD_MARKERS[index % len(METHOD_MARKERS)] for index, method in enumerate(methods)}
     with _drawing(WIDTH_IN, height) as figure:
@@ -152,15 +154,17 @@ def _dice_panel(axes: Axes, table: ScoreTable, colours: Colours, markers: Mappin
         for method, cell in cells.items():
             position += 1
             values = list(cell.patients.values())
-            axes.plot(values, [position] * len(values), color=colour, alpha=0.35, marker="o", markersize=2.8, linestyle="none")
+            below = [position + PATIENT_SHIFT] * len(values)
+            axes.plot(values, below, color=colour, alpha=0.35, marker="o", markersize=2.8, linestyle="none")
             if cell.interval is not None:
                 axes.plot([cell.interval.low, cell.interval.high], [position, position], color=colour, linewidth=1.8)
                 axes.plot(
                     cell.interval.mean, position, color=colour, marker=markers[method], markersize=6, markeredgecolor="white"
                 )
             ticks.append((position, method))
-        position += 1
-    axes.set(title=f"{table.role.capitalize()} sites", xlabel="Dice, all organs", xlim=(0, 1), ylim=(position - 0.2, -0.7))
+        position += 1 + SITE_GAP
+    axes.set(title=f"{table.role.capitalize()} sites", xlabel="Dice, all organs")
+    axes.set(xlim=(0, 1), ylim=(position - SITE_GAP - 0.2, -0.7))
     axes.set_yticks([tick for tick, _ in ticks], [method for _, method in ticks])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -200,7 +204,7 @@ def _star(axes: Axes, values: Mapping[int, float | None], chosen: int | None, co
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
-    figure.legend(handles=list(handles), loc="outside right upper")
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=len(handles))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas
 
 from fedsilo import files
+from fedsilo.cohort import manifest
+from fedsilo.cohort.manifest import ManifestRow
 from fedsilo.cohort.roster import Roster, SiteEntry
 from fedsilo.errors import DataError
 from fedsilo.evaluation import cases, overlays
@@ -31,21 +33,7 @@ ROUTES_COLUMNS = ("site", "case", "method", "step", "layer", "expert", "weight")
 OBJECTIVE_COLUMNS = ("site", "case", "method", "step", "consistency", "shape", "entropy", "total")
 DISAGREEMENT_COLUMNS = ("site", "expert_a", "expert_b", "disagreement")
 ROUTING_TABLES = ("routes.csv", "objective.csv", "disagreement.csv")
-MANIFEST_COLUMNS = ("case", "patient", "split", "geometry", "annotated", "spacing_zyx")
-TEXT_COLUMNS = (
-    "site",
-    "case",
-    "patient",
-    "method",
-    "split",
-    "geometry",
-    "annotated",
-    "spacing_zyx",
-    "expert",
-    "layer",
-    "expert_a",
-    "expert_b",
-)
+TEXT_COLUMNS = ("site", "case", "method", "expert", "layer", "expert_a", "expert_b")
 
 
 @dataclass(frozen=True)
@@ -99,7 +87,7 @@ class Site:
     """What is known of a site besides results."""
 
     entry: SiteEntry
-    manifest: pandas.DataFrame
+    rows: tuple[ManifestRow, ...]
     contract: Mapping[str, object]
 
 
@@ -163,7 +151,7 @@ def _phase(roster: Roster, role: SiteRole, folder: Path) -> Phase:
         raise DataError(f"cannot use {folder / 'cases.csv'}: it has no rows")
     if table["seed"].nunique() > 1:
         raise DataError(
-            f"cannot use {folder / 'cases.csv'}: expected the cases of one seed, got {sorted(table['seed'].unique())}"
+            f"cannot use {folder / 'cases.csv'}: expected the cases of one seed, got {sorted(table['seed'].unique().tolist())}"
         )
     return Phase(
         role=role,
@@ -190,7 +178,7 @@ def _overlays(roster: Roster, folder: Path) -> tuple[Overlay, ...]:
 
 
 def _site(entry: SiteEntry, folder: Path) -> Site:
-    return Site(entry, _table(folder / "manifest.csv", MANIFEST_COLUMNS), files.read_json(folder / "contract.json"))
+    return Site(entry, tuple(manifest.read(folder / "manifest.csv")), files.read_json(folder / "contract.json"))
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> pandas.DataFrame:

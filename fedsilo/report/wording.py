@@ -21,7 +21,7 @@ MEANING = MappingProxyType(
 INTERVAL_MARKS = MappingProxyType({"bca": "", "percentile": "†", "point": "‡"})
 """Beside an interval: how it was made, if not by BCa."""
 
-INTERVAL_LEGEND = "BCa; † percentile, fewer than ten patients; ‡ no spread to resample"
+INTERVAL_LEGEND = "BCa; † percentile, fewer than ten patients; ‡ no interval, one patient or no spread"
 
 SMALL_P = 0.001
 
@@ -38,13 +38,15 @@ def number(value: float, decimals: int) -> str:
 
 
 def bounds(interval: Interval, decimals: int = 3) -> str:
-    """Write the ends of an interval.
+    """Write the ends of an interval; a point has none, only its mark.
 
     Example:
-        >>> bounds(Interval(0.8, 0.7412, 0.86, "percentile", 6))
-        '[0.741, 0.860]†'
+        >>> bounds(Interval(0.8, 0.7412, 0.86, "percentile", 6)), bounds(Interval(0.8, 0.8, 0.8, "point", 1))
+        ('[0.741, 0.860]†', '‡')
     """
     mark = INTERVAL_MARKS[interval.method]
+    if interval.method == "point":
+        return mark
     return f"[{number(interval.low, decimals)}, {number(interval.high, decimals)}]{mark}"
 
 

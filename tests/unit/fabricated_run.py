@@ -1,8 +1,9 @@
-"""A made-up run for tests of the report: plausible tables of four inside and three outside sites, written as the phases write them.
+"""A made-up run for tests of the report: plausible tables of four inside and three outside sites, as the phases write them.
 
-What is planted, so that tests can ask for it: ``ct-b`` annotates liver and kidneys only; ``mr-d`` is in pixels and shows no images;
-``ct-c`` has five test patients with two cases each; the first case of ``mr-b`` has no gallbladder; ``local`` misses every
-pancreas at ``mr-a``; ``finetuned`` and ``global`` agree everywhere at ``ct-a``; the experts are almost one model at ``ct-c``; the contract of ``mr-c`` warns and that of ``mr-b`` left a case out.
+What is planted, so that tests can ask for it: ``ct-b`` annotates liver and kidneys only; ``mr-d`` is in pixels and shows no
+images; ``ct-c`` has five test patients with two cases each, and the experts are almost one model there; the first case of
+``mr-b`` has no gallbladder; ``local`` misses every pancreas at ``mr-a``; ``finetuned`` and ``global`` agree everywhere at
+``ct-a``; the contract of ``mr-c`` warns.
 """
 
 import csv
@@ -14,7 +15,10 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
+from fedsilo.cohort import manifest
 from fedsilo.cohort import roster as rosters
+from fedsilo.cohort.contract import Finding
+from fedsilo.cohort.manifest import ManifestRow
 from fedsilo.cohort.roster import Roster
 from fedsilo.evaluation import cases, overlays
 from fedsilo.evaluation.cases import CaseRow
@@ -30,7 +34,7 @@ OUTSIDE_METHODS = {"global": 0.0, "ensemble": -0.02, "soup": -0.05, "routing-pap
 LEVEL = {"ct-a": 0.84, "ct-b": 0.78, "mr-a": 0.74, "mr-b": 0.66, "ct-c": 0.62, "mr-c": 0.52, "mr-d": 0.44}
 EASE = {"liver": 0.08, "kidneys": 0.04, "spleen": 0.02, "pancreas": -0.14, "gallbladder": -0.18}
 SPACING = (8.0, 6.0, 6.0)
-PARAMS = ReportParams(bootstrap_resamples=999, confidence=0.95)
+PARAMS = ReportParams(bootstrap_resamples=199, confidence=0.95)
 
 
 def roster() -> Roster:
@@ -67,7 +71,7 @@ def annotated(site: str) -> list[str]:
     return ["liver", "kidneys"] if site == "ct-b" else list(EASE)
 
 
-def test_cases(site: str) -> list[tuple[str, str]]:
+def scored_cases(site: str) -> list[tuple[str, str]]:
     """Test cases of a site with their patients."""
     if site == "ct-c":
         return [(f"{site}-{patient:02}-{visit}", f"{site}-{patient:02}") for patient in range(5) for visit in "ab"]
@@ -78,7 +82,7 @@ def case_rows(site: str, role: str, methods: dict[str, float], generator: numpy.
     """Rows of all test cases of a site under all methods."""
     rows: list[CaseRow] = []
     pixel = site == "mr-d"
-    for index, (case, patient) in enumerate(test_cases(site)):
+    for index, (case, patient) in enumerate(scored_cases(site)):
         effect = generator.normal(0, 0.06)
         for organ in annotated(site):
             base = LEVEL[site] + EASE[organ] + effect + generator.normal(0, 0.04)
@@ -163,28 +167,42 @@ def _write_federation(sources: Sources, demo: Roster, generator: numpy.random.Ge
 
 
 def _write_prepared(folder: Path, site: str, demo: Roster) -> None:
-    role = demo.site(site).role
-    values = "|".join(str(demo.organs.index(organ)) for organ in annotated(site))
-    lines = [
-        [case, patient, "test", f"cases/{case}.safetensors", "c" * 64, "d" * 64, "e" * 64, demo.site(site).modality]
-        + (["pixel", values, 1, ""] if site == "mr-d" else ["mm", values, 24, "8|6|6"])
-        for case, patient in test_cases(site)
+    entry = demo.site(site)
+    splits = dict.fromkeys(scored_cases(site), "test")
+    if entry.role == "inside":
+        splits |= {(f"{site}-t{index}", f"{site}-t{index}"): "val" if index == 0 else "train" for index in range(8)}
+    pixel = site == "mr-d"
+    rows = [
+        ManifestRow(
+            case=case,
+            patient=patient,
+            split=split,
+            file=f"cases/{case}.safetensors",
+            sha256="c" * 64,
+            content_hash="d" * 64,
+            label_hash="e" * 64,
+            modality=entry.modality,
+            geometry="pixel" if pixel else "mm",
+            annotated=manifest.joined(demo.organs.index(organ) for organ in annotated(site)),
+            num_slices=1 if pixel else 24,
+            spacing_zyx="" if pixel else manifest.joined(SPACING),
+        )
+        for (case, patient), split in splits.items()
     ]
-    if role == "inside":
-        for index in range(8):
-            lines.append([f"{site}-t{index}", f"{site}-t{index}", "val" if index == 0 else "train", *lines[0][3:]])
-    header = "case,patient,split,file,sha256,content_hash,label_hash,modality,geometry,annotated,num_slices,spacing_zyx"
-    _write_csv(folder / "manifest.csv", header.split(","), lines)
-    finding = {"site": site, "case": f"{site}-03", "fix": "check the label"}
-    findings = {
-        "mr-c": [
-            finding | {"rule": "L4", "action": "warn", "field": "volume_spleen", "expected": "36 to 900 ml", "got": "1204 ml"}
-        ],
-        "mr-b": [
-            finding | {"rule": "G3", "action": "quarantine", "field": "label_affine_diff", "expected": "<= 0.001", "got": "0.8"}
-        ],
-    }
-    (folder / "contract.json").write_text(json.dumps({"site": site, "findings": findings.get(site, [])}))
+    manifest.write(rows, folder / "manifest.csv")
+    finding = Finding(
+        rule="L4",
+        action="warn",
+        site=site,
+        case="mr-c-03",
+        field="volume_spleen",
+        meaning="organ volume <unusual>",
+        expected="36 to 900 ml",
+        got="1204 ml",
+        fix="look at the label",
+    )
+    verdict = {"site": site, "rules": [{"rule": "L4"}, {"rule": "G1"}], "findings": [vars(finding)] if site == "mr-c" else []}
+    (folder / "contract.json").write_text(json.dumps(verdict))
 
 
 def _write_overlays(folder: Path, rows: list[CaseRow], generator: numpy.random.Generator) -> None:
@@ -215,7 +233,7 @@ def _write_routing(folder: Path, demo: Roster, generator: numpy.random.Generator
     routes: list[list[object]] = []
     objective: list[list[object]] = []
     for site in demo.outside:
-        for case, _ in test_cases(site.name):
+        for case, _ in scored_cases(site.name):
             for method in ("routing-paper", "routing-release"):
                 after = generator.dirichlet([4.0, *([1.0 + 2 * (expert[:2] == site.name[:2]) for expert in experts[1:]])])
                 for step, weights in ((0, [0.5, *([0.125] * 4)]), (3, after)):
