@@ -161,7 +161,7 @@ def _draw(federation: Federation, site: str, scored: Sequence[ScoredCase], part:
                 continue
             case = preprocess.load(federation.paths.prepared_site(site) / manifest_row.file)
             file = f"overlays/{site}_{name}_{outcome.method}.png"
-            picture = overlays.draw(case.image, case.label, outcome.classes, geometry=case.recipe.geometry)
+            picture = overlays.draw(case.image, case.label, outcome.classes)
             files.write_bytes(part / file, picture)
             rows.append(overlays.OverlayRow(site, name, manifest_row.patient, outcome.method, rank, outcome.mean_dice, file))
     return rows

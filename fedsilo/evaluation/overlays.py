@@ -62,28 +62,24 @@ def draw(
     image: Float[Tensor, "c z y x"],
     reference: Integer[Tensor, "z y x"],
     prediction: Integer[Tensor, "z y x"],
-    *,
-    geometry: Literal["mm", "pixel"],
 ) -> bytes:
     """Draw one slice: the first channel in grey, the reference's outlines orange, the prediction's blue, both white.
 
     The slice is the middle one of those where the reference has an organ, or the middle one of all if there is none.
-    Cases in mm are shown as radiologists expect it, anterior up and the patient's right on the left; others as stored.
+    It is shown as radiologists expect it: anterior up, the patient's right on the left; a PNG, prepared from such a view, as stored.
 
     Args:
-        image: Prepared image, axes towards S, A, R in mm geometry.
+        image: Prepared image, axes towards S, A, R.
         reference: Label values on the same grid, 0 is background.
         prediction: The same.
-        geometry: Whether the axes have directions.
 
     Returns:
         A PNG; the same bytes for the same arrays.
     """
     slice_index = middle_slice(reference)
     grey = image[0, slice_index].numpy()
-    planes = [grey, reference[slice_index].numpy(), prediction[slice_index].numpy()]
-    if geometry == "mm":
-        planes = [plane[::-1, ::-1] for plane in planes]
+    prepared = (grey, reference[slice_index].numpy(), prediction[slice_index].numpy())
+    planes = [plane[::-1, ::-1] for plane in prepared]
     zoom = max(1, -(-MIN_EDGE_PX // max(grey.shape)))
     grey, referred, predicted = (numpy.kron(plane, numpy.ones((zoom, zoom), plane.dtype)) for plane in planes)
     picture = numpy.repeat(_to_bytes(grey)[..., None], 3, axis=2)
