@@ -66,7 +66,8 @@ def draw(
     """Draw one slice: the first channel in grey, the reference's outlines orange, the prediction's blue, both white.
 
     The slice is the middle one of those where the reference has an organ, or the middle one of all if there is none.
-    It is shown as radiologists expect it: anterior up, the patient's right on the left; a PNG, prepared from such a view, as stored.
+    It is shown as radiologists expect it: anterior up, the patient's right on the left. A PNG, prepared from such a view, is
+    shown as it is stored.
 
     Args:
         image: Prepared image, axes towards S, A, R.
