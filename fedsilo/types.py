@@ -1,12 +1,6 @@
-"""Names shared by every room: states, roles of sites and of a state's entries."""
+"""Names shared by every room: roles of sites and of a state's entries."""
 
-from collections.abc import Mapping
 from typing import Literal
-
-from torch import Tensor
-
-StateDict = Mapping[str, Tensor]
-"""Parameters and buffers by name; treated as immutable everywhere."""
 
 SiteRole = Literal["inside", "outside"]
 """Whether a site took part in training (``inside``) or is met at test time only (``outside``)."""

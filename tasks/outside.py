@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedsilo.cohort.manifest import ManifestRow
     from fedsilo.cohort.preprocess import PreparedCase
     from fedsilo.routing.adaptation import Adapted
-    from fedsilo.types import StateDict
+    from fedsilo.tensors import StateDict
 
 TABLES = {
     "routes": ("site", "case", "method", "step", "layer", "expert", "weight"),

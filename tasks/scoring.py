@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedsilo.cohort.preprocess import PreparedCase
     from fedsilo.evaluation.cases import CaseRow
     from fedsilo.evaluation.overlays import OverlayRow
-    from fedsilo.types import StateDict
+    from fedsilo.tensors import StateDict
 
 
 @dataclass(frozen=True)

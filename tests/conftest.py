@@ -29,6 +29,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded_torch() -> None:
+    """Give networks that a test builds without a generator the same weights whichever tests ran before."""
+    import torch
+
+    torch.manual_seed(0)  # noqa: TID251  # tests only; fedsilo itself never draws from the global generator
+
+
 @pytest.fixture(scope="session")
 def prefect_backend() -> Iterator[None]:
     """One Prefect server for all tests that run flows."""

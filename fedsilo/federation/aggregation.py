@@ -10,7 +10,8 @@ from torch import Tensor
 from fedsilo.errors import UpdateRefusedError
 from fedsilo.federation import states
 from fedsilo.federation.updates import SiteUpdate
-from fedsilo.types import EntryRole, StateDict
+from fedsilo.tensors import StateDict
+from fedsilo.types import EntryRole
 
 Weighting = Literal["cases", "slices", "uniform"]
 """A site's weight: its training cases, its training slices, or the same for all."""

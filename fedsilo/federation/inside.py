@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from fedsilo.federation import states
-from fedsilo.types import StateDict
+from fedsilo.tensors import StateDict
 
 
 def fold(personal: StateDict | None, local: StateDict, *, momentum: float) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from fedsilo import files
 from fedsilo.errors import CheckpointError, DataError
 from fedsilo.federation import states, updates
-from fedsilo.types import StateDict
+from fedsilo.tensors import StateDict
 
 KEEP_ROUNDS = 3
 """Rounds whose states are kept, so that one bad file costs a round and not the run."""

@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fedsilo import files
 from fedsilo.errors import CheckpointError, StateMismatchError
-from fedsilo.types import EntryRole, StateDict
+from fedsilo.tensors import StateDict
+from fedsilo.types import EntryRole
 
 NUM_NAMED = 3
 """Differing entries that an error message names."""

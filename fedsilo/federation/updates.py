@@ -10,7 +10,8 @@ import torch
 from fedsilo import files
 from fedsilo.errors import CheckpointError, DataError, OutputError, StateMismatchError, UpdateRefusedError
 from fedsilo.federation import states
-from fedsilo.types import EntryRole, StateDict
+from fedsilo.tensors import StateDict
+from fedsilo.types import EntryRole
 
 TEXTS = ("site", "base_sha256")
 COUNTS = ("round_index", "num_cases", "num_slices")

@@ -12,7 +12,7 @@ from fedsilo.errors import RoutingError
 from fedsilo.params import ObjectiveParams, OutsideParams
 from fedsilo.routing import experts, objectives
 from fedsilo.segmentation import inference
-from fedsilo.types import StateDict
+from fedsilo.tensors import StateDict
 
 
 @dataclass(frozen=True)

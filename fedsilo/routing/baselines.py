@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedsilo.errors import RoutingError
 from fedsilo.routing import experts
-from fedsilo.types import StateDict
+from fedsilo.tensors import StateDict
 
 
 def uniform_soup(states: Sequence[StateDict]) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from fedsilo.errors import RoutingError
 from fedsilo.federation import states as states_module
-from fedsilo.types import EntryRole, StateDict
+from fedsilo.tensors import StateDict
+from fedsilo.types import EntryRole
 
 GateMode = Literal["static", "case"]
 """``static``: one route a layer; ``case``: the route also depends on the layer's input, one for all items of a batch."""

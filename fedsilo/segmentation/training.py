@@ -12,7 +12,7 @@ from fedsilo.cohort import batches
 from fedsilo.cohort.batches import SiteData
 from fedsilo.params import FederateParams, OptimizerParams
 from fedsilo.segmentation import gin, losses, spatial
-from fedsilo.types import StateDict
+from fedsilo.tensors import StateDict
 
 MOMENT_NAMES = ("step", "exp_avg", "exp_avg_sq")
 

@@ -43,7 +43,8 @@ def test_imports_are_of_the_network_not_of_the_cohort(module):
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("fedsilo")}
 
     assert imported <= {
-        "fedsilo.errors", "fedsilo.params", "fedsilo.types", "fedsilo.routing", "fedsilo.segmentation", "fedsilo.federation",
+        "fedsilo.errors", "fedsilo.params", "fedsilo.types", "fedsilo.tensors", "fedsilo.routing", "fedsilo.segmentation",
+        "fedsilo.federation",
     }  # fmt: skip
 
 

@@ -33,7 +33,6 @@ OUTSIDE = PARAMS.outside.model_copy(
 
 def network(spatial_dims, norm="BATCH"):
     with torch.random.fork_rng():
-        torch.manual_seed(0)
         return UNet(spatial_dims, 1, 3, channels=(4, 8, 8), strides=(2, 2), num_res_units=1, norm=norm).double().eval()
 
 

@@ -74,7 +74,6 @@ def family(request):
     make, shape = NETWORKS[request.param]
     generator = seeds.generator(0, "routing", request.param)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
         template = make().double().eval()
     return template, torch.randn(shape, generator=generator, dtype=torch.float64), tied_states(template, generator)
 

@@ -24,7 +24,6 @@ OUTSIDE = PARAMS.outside.model_copy(
 
 def unet(norm="BATCH"):
     with torch.random.fork_rng():
-        torch.manual_seed(0)
         return UNet(2, 1, 3, channels=(4, 8), strides=(2,), norm=norm).eval()
 
 
@@ -88,7 +87,6 @@ def test_a_weighted_layer_that_is_not_routed():
 
 def test_a_layer_with_parametrized_weight():
     with torch.random.fork_rng():
-        torch.manual_seed(0)
         network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1)))
 
     with pytest.raises(RoutingError, match=r"cannot route 0 .*expected weight and bias of its own"):
