@@ -35,6 +35,8 @@ REMOTE = re.compile(
 )
 REMOTE_STYLE = re.compile(r"url\(\s*[\"']?https?:[^)]*\)")
 REMOTE_LINK = re.compile(r"<a\b[^>]*href=[\"']https?:[^>]*>(.*?)</a>", re.DOTALL)
+RANDOM_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:[\d.]+Z|\b\d{8}T\d{6}\.\d+Z")
 STYLE = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem }
@@ -88,7 +90,7 @@ def check(rows_by_site: Mapping[str, Sequence[Facts]], rules: Sequence[Rule]) ->
             batch_parameters={"dataframe": facts.to_frame(rows)},
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["site", "case"]},
         )
-        checked[site] = Checked(_findings(outcome, rows, rules, site), _offline(_render(outcome)))
+        checked[site] = Checked(_findings(outcome, rows, rules, site), _stable(_offline(_render(outcome))))
     return checked
 
 
@@ -188,3 +190,10 @@ def _offline(page: str) -> str:
     """Take out what would load from other hosts, and style the tables ourselves."""
     page = REMOTE_STYLE.sub("none", REMOTE_LINK.sub(r"\1", REMOTE.sub("", page)))
     return page.replace("</head>", f"{STYLE}</head>", 1)
+
+
+def _stable(page: str) -> str:
+    """Number the random ids and leave out the times, so that a page is the same for the same facts; logs keep the times."""
+    numbers: dict[str, int] = {}
+    page = RANDOM_ID.sub(lambda found: f"id-{numbers.setdefault(found[0], len(numbers))}", page)
+    return TIME.sub("see the log", page)

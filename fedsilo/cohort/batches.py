@@ -8,6 +8,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+CROPS_PER_CASE = 3
+"""Crops of a case in one epoch of 3D training; the first of them shows an organ for certain (nnU-Net's third)."""
+
 
 @dataclass(frozen=True)
 class TrainingCase:
@@ -19,7 +22,13 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class Item:
-    """One training sample: the whole crop of a case in 3D, or one slice of it in 2D."""
+    """One training sample: one slice of a case in 2D, a crop of it in 3D.
+
+    Attributes:
+        case_index: Of ``SiteData.cases``.
+        slice_index: In 2D; 0 in 3D.
+        has_organ: In 2D whether the slice shows an organ; in 3D whether the crop is laid around an organ's voxel.
+    """
 
     case_index: int
     slice_index: int
@@ -32,7 +41,7 @@ class SiteData:
 
     Attributes:
         cases: Images and labels on the working grid.
-        items: Every slice (2D), or every case ``crops_per_case`` times (3D).
+        items: Every slice (2D), or every case ``CROPS_PER_CASE`` times (3D).
         spatial_dims: 2 or 3.
     """
 
@@ -41,13 +50,12 @@ class SiteData:
     spatial_dims: int
 
 
-def site_data(cases: Sequence[TrainingCase], *, spatial_dims: int, crops_per_case: int = 4) -> SiteData:
+def site_data(cases: Sequence[TrainingCase], *, spatial_dims: int) -> SiteData:
     """List a site's samples in a fixed order.
 
     Args:
         cases: Training cases in manifest order.
-        spatial_dims: 2: a sample is an axial slice; 3: a sample is a random crop.
-        crops_per_case: Crops of a case in one epoch, 3D only.
+        spatial_dims: 2: a sample is an axial slice; 3: a sample is a random crop, one in three around an organ.
     """
     items: list[Item] = []
     for case_index, case in enumerate(cases):
@@ -55,7 +63,8 @@ def site_data(cases: Sequence[TrainingCase], *, spatial_dims: int, crops_per_cas
             with_organ = (case.label > 0).flatten(1).any(dim=1).tolist()
             items.extend(Item(case_index, slice_index, bool(found)) for slice_index, found in enumerate(with_organ))
         else:
-            items.extend(Item(case_index, 0, bool((case.label > 0).any())) for _ in range(crops_per_case))
+            around_organ = bool((case.label > 0).any())
+            items.extend(Item(case_index, 0, around_organ and crop == 0) for crop in range(CROPS_PER_CASE))
     return SiteData(tuple(cases), tuple(items), spatial_dims)
 
 
@@ -104,16 +113,32 @@ def _sample(
     if data.spatial_dims == 2:  # noqa: PLR2004  # axes
         image, label = case.image[:, item.slice_index], case.label[item.slice_index]
         return _fit(image, label, patch_zyx[1:], generator)
-    return _fit(case.image, case.label, patch_zyx, generator)
+    around = _organ_voxel(case.label, generator) if item.has_organ else None
+    return _fit(case.image, case.label, patch_zyx, generator, around=around)
+
+
+def _organ_voxel(label_zyx: UInt8[Tensor, "z y x"], generator: torch.Generator) -> tuple[int, ...]:
+    """Draw one of the voxels that hold an organ."""
+    voxels = torch.nonzero(label_zyx)
+    return tuple(voxels[int(torch.randint(0, len(voxels), (1,), generator=generator))].tolist())
 
 
 def _fit(
-    image: Float[Tensor, "c *space"], label: UInt8[Tensor, "*space"], patch: tuple[int, ...], generator: torch.Generator
+    image: Float[Tensor, "c *space"],
+    label: UInt8[Tensor, "*space"],
+    patch: tuple[int, ...],
+    generator: torch.Generator,
+    *,
+    around: tuple[int, ...] | None = None,
 ) -> tuple[Float[Tensor, "c *patch"], UInt8[Tensor, "*patch"]]:
-    """Crop at a random corner where the image is larger than the patch; pad with the image's minimum where smaller."""
+    """Crop at a random corner where the image is larger than the patch; pad with the image's minimum where smaller.
+
+    The crop holds the voxel ``around``, if one is given.
+    """
     for axis, edge in enumerate(patch):
-        room = label.shape[axis] - edge
-        corner = int(torch.randint(0, max(room, 0) + 1, (1,), generator=generator))
+        room = max(label.shape[axis] - edge, 0)
+        first, last = (0, room) if around is None else (max(0, around[axis] - edge + 1), min(room, around[axis]))
+        corner = int(torch.randint(first, last + 1, (1,), generator=generator))
         if room > 0:
             image = image.narrow(axis + 1, corner, edge)
             label = label.narrow(axis, corner, edge)

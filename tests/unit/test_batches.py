@@ -59,11 +59,41 @@ def test_crops_and_pads_to_the_patch():
 
 
 def test_volumes_are_cropped_in_three_dimensions():
-    data = batches.site_data([case(0), case(1)], spatial_dims=3, crops_per_case=2)
+    data = batches.site_data([case(0), case(1)], spatial_dims=3)
 
     image, label = drawn(data, 4, patch=(4, 8, 8))[0]
 
     assert (image.shape, label.shape) == ((4, 1, 4, 8, 8), (4, 4, 8, 8))
+
+
+def test_one_crop_in_three_shows_an_organ_however_small():
+    image = torch.zeros(1, 20, 30, 30)
+    label = torch.zeros(20, 30, 30, dtype=torch.uint8)
+    label[0, 29, 15] = 1
+    data = batches.site_data([batches.TrainingCase(image, label)] * 8, spatial_dims=3)
+
+    shown = [bool((crop > 0).any()) for _, crops in drawn(data, 6, patch=(4, 8, 8)) for crop in crops]
+
+    assert len(shown) == 24
+    assert 8 <= sum(shown) < 12
+
+
+def test_crops_around_an_organ_put_it_anywhere_in_the_patch():
+    label = torch.zeros(9, 9, 9, dtype=torch.uint8)
+    label[4, 4, 4] = 1
+    data = batches.site_data([batches.TrainingCase(torch.zeros(1, 9, 9, 9), label)] * 60, spatial_dims=3)
+    organ_first = [batches.Item(item.case_index, 0, has_organ=True) for item in data.items]
+
+    crops = drawn(batches.SiteData(data.cases, tuple(organ_first), 3), 180, patch=(3, 3, 3))[0][1]
+
+    assert crops.flatten(1).sum(dim=1).eq(1).all()
+    assert crops.sum(dim=0).min() > 0
+
+
+def test_volumes_without_an_organ_give_crops_too():
+    data = batches.site_data([case(0, organ_slices=0)], spatial_dims=3)
+
+    assert sum(len(labels) for _, labels in drawn(data, 2)) == batches.num_batches(data, 2) * 2 == 2
 
 
 def test_the_generator_decides_the_order():

@@ -78,6 +78,12 @@ def test_a_clean_site_has_no_findings_and_its_page_calls_nobody(site, cohort, ru
     assert "<table" in checked.page
 
 
+def test_the_page_is_the_same_for_the_same_facts(site, cohort, rules):
+    rows = measured(site, cohort)
+
+    assert expectations.check({"mr-a": rows}, rules) == expectations.check({"mr-a": rows}, rules)
+
+
 def test_each_planted_fault_is_caught_by_its_rule_and_case(site, cohort, rules):
     """All faults at once: findings are collected, none hides another."""
     good = numpy.random.default_rng(5).normal(100, 20, (16, 12, 10)).astype(numpy.float32)
