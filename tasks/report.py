@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -12,8 +13,6 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.rounds import Federation
-
-PACKAGES = ("fedsilo", "torch", "monai", "numpy", "scipy", "nibabel", "prefect", "great-expectations")
 
 
 @task(name="build report", task_run_name="report of {federation.paths.run}", cache_policy=NO_CACHE, persist_result=False)
@@ -30,9 +29,8 @@ def build_report(federation: Federation) -> Path:
         phases={"inside": paths.phase_dir("inside"), "outside": paths.phase_dir("outside")},
         prepared={site.name: paths.prepared_site(site.name) for site in roster.sites},
     )
-    environment = {"python": platform.python_version(), "machine": platform.machine()}
-    environment |= {package: version(package) for package in PACKAGES}
-    built = document.build(inputs.load(roster, sources), params.report, run=paths.run, seed=params.seed, environment=environment)
+    loaded = inputs.load(roster, sources)
+    built = document.build(loaded, params.report, run=paths.run, seed=params.seed, environment=_environment())
     files.write_json(paths.report_dir / "metrics.json", numbers.metrics(built))
     shutil.rmtree(paths.report_dir / "plots", ignore_errors=True)
     for name, text in numbers.plots(built).items():
@@ -46,3 +44,10 @@ def build_report(federation: Federation) -> Path:
     )
     get_run_logger().info("%s", path)
     return path
+
+
+def _environment() -> dict[str, str]:
+    """List Python, the machine, fedsilo and every package it asks for, with versions."""
+    asked = [requirement for requirement in requires("fedsilo") or () if "extra ==" not in requirement]
+    names = ["fedsilo", *sorted(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in asked)]
+    return {"python": platform.python_version(), "machine": platform.machine(), **{name: version(name) for name in names}}
