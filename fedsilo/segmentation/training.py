@@ -90,7 +90,9 @@ def train(
         Moments, mean loss and number of steps.
     """
     device = next(network.parameters()).device
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=params.optimizer.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=rate, weight_decay=params.optimizer.weight_decay, fused=device.type == "cpu"
+    )
     if moments is not None:
         _restore_moments(optimizer, network, moments)
     order, warp, remap = (stream.generator(name) for name in ("batches", "spatial", "gin"))
@@ -124,7 +126,7 @@ def _snapshot_moments(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
     moments: dict[str, Tensor] = {}
     for name, parameter in network.named_parameters():
         for moment, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{name}.{moment}"] = value.detach().cpu().clone()
+            moments[f"{name}.{moment}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     return moments
 
 
@@ -134,6 +136,6 @@ def _restore_moments(optimizer: torch.optim.Optimizer, network: nn.Module, momen
         found = {moment: moments[f"{name}.{moment}"] for moment in MOMENT_NAMES if f"{name}.{moment}" in moments}
         if found:
             optimizer.state[parameter] = {
-                moment: value.clone() if moment == "step" else value.clone().to(parameter.device)
+                moment: value.clone() if moment == "step" else torch.empty_like(parameter).copy_(value)
                 for moment, value in found.items()
             }
