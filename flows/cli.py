@@ -11,7 +11,6 @@ from fedsilo.cohort import roster as rosters
 from fedsilo.cohort.roster import Roster
 from fedsilo.errors import FedsiloError
 from fedsilo.params import Params
-from flows import environment
 from tasks.paths import RunPaths
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -60,14 +59,7 @@ def resolve(options: argparse.Namespace) -> Run:
 def phase(description: str | None, body: Callable[[Run], object], argv: Sequence[str] | None = None) -> int:
     """Run one phase: read the options, call ``body``, and turn an error a user can act on into one line and exit code 1."""
     options = parser(description).parse_args(argv)
-
-    def tagged() -> None:
-        from prefect import tags
-
-        with tags(*environment.outer_tags()):
-            body(resolve(options))
-
-    return guard(tagged)
+    return guard(lambda: body(resolve(options)))
 
 
 def guard(body: Callable[[], object]) -> int:

@@ -6,6 +6,11 @@ Prefect is imported, so ``flows/__init__.py`` calls :func:`set_defaults`; childr
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect import Flow, State
+    from prefect.client.schemas.objects import FlowRun
 
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 
@@ -37,7 +42,15 @@ def set_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
-def outer_tags() -> list[str]:
-    """List the tags of a flow run that a DVC stage started; empty outside of one."""
+def wear_outer_run(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:  # noqa: ARG001  # Prefect's names
+    """Tag a flow run that a DVC stage started with the run that called DVC; a hook of every phase's flow.
+
+    The flow run alone: its tasks would inherit a tag that stood in the context, and Prefect asks the server for a slot for
+    every tag of every task run, which took two seconds each second time.
+    """
     outer_run = os.environ.get(OUTER_RUN)
-    return [f"repro:{outer_run}"] if outer_run else []
+    if outer_run:
+        from prefect import get_client
+
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, tags=[*flow_run.tags, f"repro:{outer_run}"])

@@ -4,12 +4,17 @@ import sys
 
 from prefect import flow, unmapped
 
-from flows import cli
+from flows import cli, environment
 from tasks import federate, locks, progress, workers
 from tasks.rounds import Federation
 
 
-@flow(name="federate", flow_run_name="federate {federation.paths.run}", validate_parameters=False)
+@flow(
+    name="federate",
+    flow_run_name="federate {federation.paths.run}",
+    validate_parameters=False,
+    on_running=[environment.wear_outer_run],
+)
 def federate_sites(federation: Federation) -> None:
     """Run the rounds that are left, then save the selected models."""
     rounds, sites = federation.params.federate.rounds, federation.sites

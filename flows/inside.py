@@ -4,12 +4,17 @@ import sys
 
 from prefect import flow, unmapped
 
-from flows import cli
+from flows import cli, environment
 from tasks import inside, locks, progress, workers
 from tasks.rounds import Federation
 
 
-@flow(name="inside", flow_run_name="inside {federation.paths.run}", validate_parameters=False)
+@flow(
+    name="inside",
+    flow_run_name="inside {federation.paths.run}",
+    validate_parameters=False,
+    on_running=[environment.wear_outer_run],
+)
 def compare_inside(federation: Federation) -> None:
     """Train each site's baselines, then score every model on every site's test cases."""
     sites, methods = federation.sites, federation.params.inside.methods

@@ -4,12 +4,17 @@ import sys
 
 from prefect import flow, unmapped
 
-from flows import cli
+from flows import cli, environment
 from tasks import locks, outside, progress, workers
 from tasks.rounds import Federation
 
 
-@flow(name="outside", flow_run_name="outside {federation.paths.run}", validate_parameters=False)
+@flow(
+    name="outside",
+    flow_run_name="outside {federation.paths.run}",
+    validate_parameters=False,
+    on_running=[environment.wear_outer_run],
+)
 def compare_outside(federation: Federation) -> None:
     """Adapt to and score every outside site's cases, then join the tables."""
     sites = [site.name for site in federation.roster.outside]

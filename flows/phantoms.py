@@ -7,11 +7,11 @@ from prefect import flow, unmapped
 
 from fedsilo.cohort.roster import Roster
 from fedsilo.params import Params
-from flows import cli
+from flows import cli, environment
 from tasks import phantoms, workers
 
 
-@flow(name="phantoms", flow_run_name="phantoms {roster.name}", validate_parameters=False)
+@flow(name="phantoms", flow_run_name="phantoms {roster.name}", validate_parameters=False, on_running=[environment.wear_outer_run])
 def render_cohort(roster: Roster, params: Params, root: Path) -> None:
     """Render every site of a cohort."""
     sites = list(roster.sites)

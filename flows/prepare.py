@@ -4,12 +4,17 @@ import sys
 
 from prefect import flow, unmapped
 
-from flows import cli
+from flows import cli, environment
 from tasks import locks, prepare, workers
 from tasks.prepare import Preparation
 
 
-@flow(name="prepare", flow_run_name="prepare {preparation.roster.name}", validate_parameters=False)
+@flow(
+    name="prepare",
+    flow_run_name="prepare {preparation.roster.name}",
+    validate_parameters=False,
+    on_running=[environment.wear_outer_run],
+)
 def prepare_cohort(preparation: Preparation) -> None:
     """Prepare every site of a cohort, if all of them keep the contract."""
     sites = preparation.sites

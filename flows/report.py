@@ -4,12 +4,17 @@ import sys
 
 from prefect import flow
 
-from flows import cli
+from flows import cli, environment
 from tasks import report
 from tasks.rounds import Federation
 
 
-@flow(name="report", flow_run_name="report {federation.paths.run}", validate_parameters=False)
+@flow(
+    name="report",
+    flow_run_name="report {federation.paths.run}",
+    validate_parameters=False,
+    on_running=[environment.wear_outer_run],
+)
 def write_report(federation: Federation) -> None:
     """Build the report from the result tables."""
     report.build_report(federation)

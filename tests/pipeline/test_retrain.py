@@ -8,8 +8,10 @@ import sys
 import pytest
 import yaml
 from filelock import FileLock
+from prefect import Flow
 
 from fedsilo.errors import FedsiloError, ParamsError
+from flows import environment, federate, inside, outside, phantoms, prepare, report
 from tasks import repro
 
 STAGES = {
@@ -101,3 +103,31 @@ def test_the_deployment_fits_the_flow(repository):
     inspect.signature(getattr(retrain, function).fn).bind(**deployment["parameters"])
     CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+@pytest.mark.parametrize(("outer", "worn"), [("none-1234", ["repro:none-1234"]), ("", [])])
+def test_a_flow_run_wears_the_run_that_started_it_and_its_tasks_do_not(prefect_backend, monkeypatch, outer, worn):
+    from prefect import flow, task
+    from prefect.client.orchestration import get_client
+    from prefect.context import TaskRunContext
+
+    @task
+    def inner():
+        return TaskRunContext.get().task_run.tags
+
+    @flow(on_running=[environment.wear_outer_run])
+    def phase():
+        assert not inner()
+
+    monkeypatch.setenv(environment.OUTER_RUN, outer)
+    state = phase(return_state=True)
+
+    assert state.is_completed()
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(state.state_details.flow_run_id).tags == worn
+
+
+def test_every_phase_wears_the_run_that_started_it():
+    for module in (phantoms, prepare, federate, inside, outside, report):
+        (found,) = [value for value in vars(module).values() if isinstance(value, Flow)]
+        assert found.on_running_hooks == [environment.wear_outer_run], module.__name__

@@ -26,7 +26,7 @@ def hashes(folder):
         str(path.relative_to(folder)): files.sha256_file(path)
         for part in ("runs", "reports")
         for path in sorted((folder / part).rglob("*"))
-        if path.is_file() and "contract" not in path.parts
+        if path.is_file()
     }
 
 

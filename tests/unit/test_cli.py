@@ -4,10 +4,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from prefect.context import TagsContext
 
 from fedsilo.errors import DataError
-from flows import cli, environment
+from flows import cli
 
 
 @pytest.fixture
@@ -76,15 +75,3 @@ def test_an_unknown_option_ends_with_usage(files):
         cli.phase("Do it.", print, [*files, "--cohorts"])
 
     assert ended.value.code == 2
-
-
-@pytest.mark.parametrize(("outer", "tags"), [(None, set()), ("1234", {"repro:1234"})])
-def test_a_phase_wears_the_run_that_started_it_as_a_tag(files, monkeypatch, outer, tags):
-    seen = []
-    monkeypatch.delenv(environment.OUTER_RUN, raising=False)
-    if outer:
-        monkeypatch.setenv(environment.OUTER_RUN, outer)
-
-    cli.phase("Do it.", lambda _run: seen.append(TagsContext.get().current_tags), files)
-
-    assert seen == [tags]
