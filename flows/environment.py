@@ -52,5 +52,5 @@ def wear_outer_run(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[An
     if outer_run:
         from prefect import get_client
 
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, tags=[*flow_run.tags, f"repro:{outer_run}"])
+        with get_client(sync_client=True) as prefect_api:
+            prefect_api.update_flow_run(flow_run.id, tags=[*flow_run.tags, f"repro:{outer_run}"])

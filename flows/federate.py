@@ -34,7 +34,10 @@ def body(run: cli.Run) -> None:
     """Hold the run's folder and a process a site while the flow runs."""
     federation = Federation(roster=run.roster, params=run.params, paths=run.paths)
     runtime = run.params.runtime
-    with locks.hold_folder(run.paths.checkpoints_dir), workers.pool(runtime.parallel_sites, runtime.device):
+    with (
+        locks.hold_folder(run.paths.checkpoints_dir),
+        workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS),
+    ):
         federate_sites(federation)
 
 

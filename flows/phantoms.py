@@ -21,7 +21,7 @@ def render_cohort(roster: Roster, params: Params, root: Path) -> None:
 
 def body(run: cli.Run) -> None:
     """Hold a process a site while the flow runs."""
-    with workers.pool(run.params.runtime.parallel_sites, "cpu"):
+    with workers.pool(run.params.runtime.parallel_sites, "cpu", preload=workers.ARRAYS):
         render_cohort(run.roster, run.params, run.data_root)
 
 

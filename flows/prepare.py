@@ -26,7 +26,10 @@ def prepare_cohort(preparation: Preparation) -> None:
 def body(run: cli.Run) -> None:
     """Hold the cohort's folder and a process a site while the flow runs."""
     preparation = Preparation(roster=run.roster, params=run.params, paths=run.paths, data_root=run.data_root)
-    with locks.hold_folder(run.paths.checkpoints_dir), workers.pool(run.params.runtime.parallel_sites, "cpu"):
+    with (
+        locks.hold_folder(run.paths.checkpoints_dir),
+        workers.pool(run.params.runtime.parallel_sites, "cpu", preload=workers.VOLUMES),
+    ):
         prepare_cohort(preparation)
 
 

@@ -1,6 +1,6 @@
 """Child processes that do a site's heavy work: one site a process, one process a device.
 
-A pool's children import torch and MONAI once, in a fork server, and are forked from it; a job is a module-level function with
+A pool's children are forked from a server that has imported what they need, once; a job is a module-level function with
 ids, paths and frozen params, and its result is paths. A child whose parent dies ends at once, so that a killed run leaves no
 second writer behind. Every child computes with one thread: results do not depend on how many run side by side, and two busy
 OpenMP pools on few cores are slower than one thread each.
@@ -12,94 +12,161 @@ import os
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from fedsilo.errors import FedsiloError
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext
+
 ResultT = TypeVar("ResultT")
-PRELOADED = ["torch", "monai.networks.nets", "monai.metrics", "monai.inferers", "scipy.ndimage", "pandas"]
+ARRAYS = ("numpy", "scipy.ndimage", "scipy.interpolate")
+VOLUMES = (*ARRAYS, "nibabel", "pandas", "torch")
+NETWORKS = (*VOLUMES, "monai.networks.nets", "monai.metrics", "monai.inferers")
+"""What the fork server of a phase imports before it forks."""
+
 STOP_SECONDS = 10
 
 
 @dataclass
 class _Worker:
-    """One child: its process, the pipe for jobs, and the pipe whose end of file tells it that we died."""
+    """One child: its process, the pipe for jobs, the pipe whose end of file tells it that we died, and its device."""
 
     process: BaseProcess
     jobs: Connection
     lifeline: Connection
+    device: str = "cpu"
 
 
 class Pool:
     """Children that take jobs one at a time."""
 
-    def __init__(self, devices: list[str]) -> None:
-        """Start a child a device."""
+    def __init__(self, parallel_sites: int, device: str, preload: Sequence[str]) -> None:
+        """Start a child a device, in a thread: the fork server imports while the flow opens its run."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = "1"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        self._preload = tuple(preload)
         self._workers: list[_Worker] = []
-        self._free: queue.Queue[_Worker] = queue.Queue()
-        for device in devices:
-            ours, theirs = context.Pipe()
-            lifeline_in, lifeline_out = context.Pipe(duplex=False)
-            process = context.Process(target=_serve, args=(theirs, lifeline_in, device), daemon=True)
-            process.start()
-            theirs.close()
-            lifeline_in.close()
-            worker = _Worker(process, ours, lifeline_out)
-            self._workers.append(worker)
-            self._free.put(worker)
+        self._free: queue.Queue[_Worker | Exception] = queue.Queue()
+        self._starter = threading.Thread(target=self._start, args=(parallel_sites, device), name="start of the pool")
+        self._starter.start()
 
     def run(self, function: Callable[..., ResultT], kwargs: dict[str, object]) -> ResultT:
         """Run ``function(**kwargs, device=...)`` in a free child and wait for its result.
 
         Raises:
-            FedsiloError: The job raised one, or its child died.
+            FedsiloError: The job raised one, its child died, or there is no such device.
             RuntimeError: The job failed with a fault of ours; the message is the child's traceback.
         """
         worker = self._free.get()
+        if isinstance(worker, Exception):
+            self._free.put(worker)
+            raise worker
         try:
-            worker.jobs.send((function, kwargs))
-            kind, answer = worker.jobs.recv()
-        except (EOFError, OSError) as error:
-            raise FedsiloError(f"the process of {function.__name__} died (out of memory?): {kwargs}") from error
+            return worker_answer(worker, function, {**kwargs, "device": worker.device})
         finally:
             self._free.put(worker)
-        if kind == "error":
-            raise cast("FedsiloError", answer)
-        if kind == "fault":
-            raise RuntimeError(cast("str", answer))
-        return cast("ResultT", answer)
+
+    def check(self) -> None:
+        """Wait until the children are up.
+
+        Raises:
+            FedsiloError: There is no such device.
+        """
+        self._starter.join()
+        if not self._workers:
+            raise cast("Exception", self._free.get())
 
     def close(self) -> None:
         """End the children: first by closing their pipes, then by force."""
+        self._starter.join()
         for worker in self._workers:
-            worker.jobs.close()
-            worker.lifeline.close()
+            _close(worker)
         for worker in self._workers:
             worker.process.join(STOP_SECONDS)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
 
+    def _start(self, parallel_sites: int, device: str) -> None:
+        """Start the children; what goes wrong is raised by whoever waits for one."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(self._preload))
+        try:
+            first = self._child(context)
+            devices = ["cpu"] * parallel_sites
+            if device != "cpu":
+                available = worker_answer(first, count_cuda_devices, {})
+                devices = [f"cuda:{index}" for index in range(min(available, parallel_sites))] or devices
+                if device == "cuda" and not available:
+                    _close(first)
+                    raise FedsiloError("runtime.device is cuda, but torch finds no CUDA device")
+            for index, name in enumerate(devices):
+                worker = self._child(context) if index else first
+                worker.device = name
+                self._workers.append(worker)
+                self._free.put(worker)
+        except Exception as error:  # raised by run and check
+            self._free.put(error)
+
+    def _child(self, context: "ForkServerContext") -> _Worker:
+        """Fork one child; waits for the fork server's imports the first time."""
+        ours, theirs = context.Pipe()
+        lifeline_in, lifeline_out = context.Pipe(duplex=False)
+        process = context.Process(target=_serve, args=(theirs, lifeline_in, "torch" in self._preload), daemon=True)
+        process.start()
+        theirs.close()
+        lifeline_in.close()
+        return _Worker(process, ours, lifeline_out)
+
+
+def worker_answer(worker: _Worker, function: Callable[..., ResultT], kwargs: dict[str, object]) -> ResultT:
+    """Send a job to a child and wait; see `Pool.run` for errors."""
+    try:
+        worker.jobs.send((function, kwargs))
+        kind, answer = worker.jobs.recv()
+    except (EOFError, OSError) as error:
+        raise FedsiloError(f"the process of {function.__name__} died (out of memory?): {kwargs}") from error
+    if kind == "error":
+        raise cast("FedsiloError", answer)
+    if kind == "fault":
+        raise RuntimeError(cast("str", answer))
+    return cast("ResultT", answer)
+
+
+def count_cuda_devices() -> int:
+    """Count CUDA devices; a job, so that only children ever ask CUDA anything."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
 
 _open: list[Pool] = []
 
 
 @contextlib.contextmanager
-def pool(parallel_sites: int, device: str) -> Iterator[Pool]:
-    """Hold a pool open for ``run``; ``device`` is ``auto``, ``cpu`` or ``cuda``."""
-    opened = Pool(_devices(parallel_sites, device))
+def pool(parallel_sites: int, device: str, *, preload: Sequence[str]) -> Iterator[Pool]:
+    """Hold a pool open for ``run``.
+
+    Args:
+        parallel_sites: Jobs at the same time; at most one a CUDA device.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        preload: Modules that every job needs, imported once; without ``torch`` no job may use it.
+
+    Raises:
+        FedsiloError: ``device`` is ``cuda`` and there is none.
+    """
+    opened = Pool(parallel_sites, device, preload)
     _open.append(opened)
     try:
+        if device == "cuda":
+            opened.check()
         yield opened
     finally:
         _open.remove(opened)
@@ -117,33 +184,29 @@ def run(function: Callable[..., ResultT], /, **kwargs: object) -> ResultT:
     return _open[-1].run(function, kwargs)
 
 
-def _devices(parallel_sites: int, device: str) -> list[str]:
-    """List a device a child: distinct CUDA devices, else the CPU as often as sites run in parallel."""
-    if device == "cpu":
-        return ["cpu"] * parallel_sites
-    import torch
-
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cuda" and not available:
-        raise FedsiloError("runtime.device is cuda, but torch finds no CUDA device")
-    return [f"cuda:{index}" for index in range(min(available, parallel_sites))] or ["cpu"] * parallel_sites
+def _close(worker: _Worker) -> None:
+    """Let a child find its pipes closed."""
+    worker.jobs.close()
+    worker.lifeline.close()
 
 
-def _serve(jobs: Connection, lifeline: Connection, device: str) -> None:
+def _serve(jobs: Connection, lifeline: Connection, has_torch: bool) -> None:  # noqa: FBT001  # only _child calls it
     """Take jobs until the pipe closes."""
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-    import torch
+    if has_torch:
+        import torch
 
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")  # noqa: FBT003  # torch's own signature
-    torch.backends.cudnn.benchmark = False
+        torch.set_num_threads(1)
+        torch.backends.cudnn.benchmark = False
     while True:
         try:
             function, kwargs = jobs.recv()
         except EOFError:
             return
+        if has_torch:
+            torch.use_deterministic_algorithms(True, warn_only=kwargs.get("device") != "cpu")  # noqa: FBT003  # torch's own signature
         try:
-            answer = ("result", function(**kwargs, device=device))
+            answer = ("result", function(**kwargs))
         except FedsiloError as error:
             answer = ("error", error)
         except Exception:  # whatever it is, it crosses the process border as text and is raised there

@@ -1,11 +1,15 @@
 """Tiny runs of the whole pipeline, in a folder of their own, against the session's one Prefect backend."""
 
+import multiprocessing
 import shutil
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tasks import workers
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +31,13 @@ def tiny_params():
     tree["prepare"]["contract"].update(spacing_mm=[0.2, 30.0], min_edge_3d=4)
     tree["runtime"]["device"] = "cpu"
     return tree
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server():
+    """A process has one fork server: start it with all that any phase needs, whichever test comes first."""
+    multiprocessing.set_forkserver_preload(list(workers.NETWORKS))
+    forkserver.ensure_running()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedsilo.errors import DataError, FedsiloError
 from tasks import workers
@@ -30,7 +31,7 @@ def fail(*, kind, device):
 
 
 def test_a_job_runs_elsewhere_with_a_device_and_one_thread():
-    with workers.pool(1, "cpu"):
+    with workers.pool(1, "cpu", preload=["torch"]):
         word, device, pid, threads = workers.run(where, word="hello")
 
     assert (word, device, threads) == ("hello", "cpu", 1)
@@ -38,13 +39,51 @@ def test_a_job_runs_elsewhere_with_a_device_and_one_thread():
 
 
 def test_errors_keep_their_kind_and_a_death_is_one_too():
-    with workers.pool(1, "cpu"):
+    with workers.pool(1, "cpu", preload=["torch"]):
         with pytest.raises(DataError, match="site a has no b"):
             workers.run(fail, kind="ours")
         with pytest.raises(RuntimeError, match="planted"):
             workers.run(fail, kind="fault")
         with pytest.raises(FedsiloError, match="the process of fail died"):
             workers.run(fail, kind="death")
+
+
+def is_imported(*, module, device):
+    return module in sys.modules
+
+
+def test_children_have_imported_what_they_are_told_to_and_no_more():
+    """In a process of its own: a process has one fork server, and the first pool decides what it imports."""
+    code = (
+        "import sys\nsys.path.insert(0, 'tests/unit')\n"
+        "from tasks import workers\n"
+        "import test_workers\n"
+        "if __name__ == '__main__':\n"
+        "    with workers.pool(1, 'cpu', preload=['wave']):\n"
+        "        print(*[workers.run(test_workers.is_imported, module=name) for name in ('wave', 'chunk')])\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_an_error_and_auto_falls_back_to_the_cpu():
+    with pytest.raises(FedsiloError, match="torch finds no CUDA device"), workers.pool(2, "cuda", preload=["torch"]):
+        pytest.fail("the pool opened")
+    with workers.pool(2, "auto", preload=["torch"]):
+        assert workers.run(where, word="x")[1] == "cpu"
+
+
+def test_a_start_that_fails_is_raised_to_everybody_who_waits(monkeypatch):
+    def broken(*_arguments):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(workers.Pool, "_child", broken)
+    with workers.pool(1, "cpu", preload=[]):
+        for _ in range(2):
+            with pytest.raises(OSError, match="no more processes"):
+                workers.run(where, word="x")
 
 
 def test_without_a_pool_nothing_runs():
@@ -57,7 +96,7 @@ def test_children_end_when_their_parent_is_killed():
         "import sys, time\nsys.path.insert(0, 'tests/unit')\n"
         "from tasks import workers\nfrom test_workers import where\n"
         "if __name__ == '__main__':\n"
-        "    with workers.pool(1, 'cpu'):\n"
+        "    with workers.pool(1, 'cpu', preload=['torch']):\n"
         "        print(workers.run(where, word='x')[2], flush=True)\n        time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
