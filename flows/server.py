@@ -83,7 +83,12 @@ def _start(port: int) -> Iterator[str]:
     log_path = _home() / "server.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with log_path.open("wb") as log, terminations(), leash.hold(command, output=log, errors=log) as process:
+    variables = {**os.environ, "PREFECT_SERVER_UI_API_URL": _api(port)}  # else pages of any port ask port 4200
+    with (
+        log_path.open("wb") as log,
+        terminations(),
+        leash.hold(command, environment=variables, output=log, errors=log) as process,
+    ):
         deadline = time.monotonic() + START_SECONDS
         while not healthy(port):
             if process.poll() is not None or time.monotonic() > deadline:

@@ -1,10 +1,12 @@
 """One server for a run: it answers, it is found, and it goes when its run goes, however that ends."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -45,6 +47,8 @@ def test_a_server_lives_as_long_as_its_body(home):
     with server.running() as url:
         assert server.healthy(port_of(url))
         assert os.environ["PREFECT_API_URL"] == url == server.find()
+        with urllib.request.urlopen(f"{server.page(url)}/ui-settings") as answer:
+            assert json.load(answer)["api_url"] == url
 
     assert is_gone(port_of(url), seconds=0)
     assert "PREFECT_API_URL" not in os.environ
