@@ -84,9 +84,20 @@ class NetworkParams(Section):
 class GinParams(Section):
     """Global intensity non-linear augmentation (Ouyang et al., TMI 2022; FedGIN)."""
 
-    mode: Literal["per_sample", "shared", "none"] = Field(description="shared: one random net a batch, as FedGIN's release")
-    probability: Share = Field(description="chance that a sample is remapped")
+    networks: Literal["per_sample", "shared"] = Field(description="shared: one random net a batch, as FedGIN's release")
     padding: Literal["replicate", "zeros"]
+    kernel_sizes: Literal["per_batch", "per_sample"] = Field(description="one kernel size a layer for the batch, or for each sample")
+    initial_scale: Literal["unit", "fan_in"] = Field(description="fan_in divides each kernel by the root of its fan-in")
+    redraw_flat: bool = Field(description="draw again where a remapped image is nearly constant")
+
+
+class AppearanceParams(Section):
+    """How the intensities of training images are changed; those of validation and test never are."""
+
+    method: Literal["gin", "gin_ipa", "photometric", "bezier", "randconv", "none"]
+    probability: Share = Field(description="chance that a sample is changed")
+    consistency: Annotated[float, Field(ge=0)] = Field(description="gin_ipa: weight of the disagreement between the three views")
+    gin: GinParams = Field(description="of gin and gin_ipa")
 
 
 class SpatialParams(Section):
@@ -121,7 +132,7 @@ class FederateParams(Section):
     validate_every: Count = Field(description="rounds between validations; the last round is always validated")
     network: NetworkParams
     optimizer: OptimizerParams
-    gin: GinParams
+    appearance: AppearanceParams
     spatial: SpatialParams
 
 

@@ -1,7 +1,7 @@
 """GIN: remap a batch's intensities with small random networks, so that a model learns shapes and not a scanner's contrast."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -18,6 +18,11 @@ KERNEL_SIZES = (1, 3)
 NEGATIVE_SLOPE = 0.01
 NORM_EPS = 1e-5
 """Added to the norm that is divided by: an image of zeros stays one."""
+
+FLAT = 0.05
+"""An image whose standard deviation is a smaller share of its root mean square shows nothing."""
+
+MAX_REDRAWS = 10
 
 CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 
@@ -52,40 +57,63 @@ class GinDraw:
     padding: Literal["replicate", "zeros"]
 
 
-def sample_gin(num_samples: int, num_channels: int, *, spatial_dims: int, params: GinParams, generator: Generator) -> GinDraw:
+def sample_gin(
+    num_samples: int, num_channels: int, *, spatial_dims: int, params: GinParams, probability: float, generator: Generator
+) -> GinDraw:
     """Draw the random networks of one batch.
 
     The order of draws is a contract, so that a seed means the same numbers as in the authors' release: ``mix`` of all samples;
     for each layer its kernel size (one for the whole batch), its weights and its shifts; last the numbers that
-    ``params.probability`` is compared with, which the release does not have. ``params.mode`` ``"none"`` remaps no sample.
+    ``probability`` is compared with, which the release does not have.
 
     Args:
         num_samples: Images of the batch.
         num_channels: Channels of an image; its networks have widths ``num_channels, 2, 2, 2, num_channels``.
         spatial_dims: 2 or 3.
-        params: Mode, probability and padding.
+        params: Networks, padding, kernel sizes and scale. With kernel sizes ``per_sample`` each layer draws one size a network
+            and kernels of edge 3, of which a network of size 1 keeps the centre.
+        probability: Chance that a sample is remapped.
         generator: On the CPU; advanced by the draw.
 
     Returns:
         A draw on the CPU.
 
     Reference:
-        Ouyang et al., Causality-inspired single-source domain generalization, IEEE TMI 2022. Mode ``"shared"`` is that of
-        FedGIN (Nagaraju et al., 2025): one network a batch, ``mix`` still one a sample. Deviation: ``probability`` and padding
-        ``"replicate"``.
+        Ouyang et al., Causality-inspired single-source domain generalization, IEEE TMI 2022. Networks ``"shared"`` are those
+        of FedGIN (Nagaraju et al., 2025): one network a batch, ``mix`` still one a sample. Deviations: ``probability``,
+        padding ``"replicate"``, kernel sizes ``"per_sample"``, scale ``"fan_in"``.
     """
-    num_networks = 1 if params.mode == "shared" else num_samples
+    num_networks = 1 if params.networks == "shared" else num_samples
     widths = (num_channels, *[HIDDEN_CHANNELS] * (NUM_LAYERS - 1), num_channels)
     mix = torch.rand(num_samples, generator=generator)
     layers = []
     for num_in, num_out in pairwise(widths):
-        kernel = [KERNEL_SIZES[int(torch.randint(len(KERNEL_SIZES), (1,), generator=generator))]] * spatial_dims
-        weight = torch.randn(num_networks, num_out, num_in, *kernel, generator=generator)
+        num_sizes = num_networks if params.kernel_sizes == "per_sample" else 1
+        edges = torch.tensor(KERNEL_SIZES)[torch.randint(len(KERNEL_SIZES), (num_sizes,), generator=generator)]
+        edge = max(KERNEL_SIZES) if params.kernel_sizes == "per_sample" else int(edges)
+        weight = torch.randn(num_networks, num_out, num_in, *[edge] * spatial_dims, generator=generator)
         shift = torch.randn(num_networks, num_out, generator=generator)
+        one_a_network = edges.view(-1, *[1] * (weight.ndim - 1))
+        if params.kernel_sizes == "per_sample":
+            weight = torch.where((one_a_network == edge) | _is_center(edge, spatial_dims), weight, 0)
+        if params.initial_scale == "fan_in":
+            weight = weight / (num_in * one_a_network.float() ** spatial_dims).sqrt()
         layers.append(GinLayer(weight, shift))
     keep = torch.rand(num_samples, generator=generator)
-    probability = 0.0 if params.mode == "none" else params.probability
     return GinDraw(mix, tuple(layers), keep < probability, params.padding)
+
+
+def sample_for(images: Float[Tensor, "b c *space"], *, params: GinParams, probability: float, generator: Generator) -> GinDraw:
+    """Draw the random networks for given images: `sample_gin`, and `redraw_flat` if ``params`` ask for it."""
+    draw = sample_gin(
+        images.shape[0],
+        images.shape[1],
+        spatial_dims=images.ndim - 2,
+        params=params,
+        probability=probability,
+        generator=generator,
+    )
+    return redraw_flat(images, draw, params=params, generator=generator) if params.redraw_flat else draw
 
 
 def apply_gin(images: Float[Tensor, "b c *space"], draw: GinDraw) -> Float[Tensor, "b c *space"]:
@@ -111,8 +139,11 @@ def apply_gin(images: Float[Tensor, "b c *space"], draw: GinDraw) -> Float[Tenso
         As `sample_gin`; equal to the release for padding ``"zeros"`` and probability 1.
 
     Example:
-        >>> params = GinParams(mode="per_sample", probability=1.0, padding="replicate")
-        >>> draw = sample_gin(2, 1, spatial_dims=2, params=params, generator=torch.Generator().manual_seed(0))
+        >>> params = GinParams(
+        ...     networks="per_sample", padding="replicate", kernel_sizes="per_batch", initial_scale="unit", redraw_flat=False
+        ... )
+        >>> numbers = torch.Generator().manual_seed(0)
+        >>> draw = sample_gin(2, 1, spatial_dims=2, params=params, probability=1.0, generator=numbers)
         >>> tuple(apply_gin(torch.ones(2, 1, 8, 8), draw).shape)
         (2, 1, 8, 8)
     """
@@ -128,6 +159,65 @@ def apply_gin(images: Float[Tensor, "b c *space"], draw: GinDraw) -> Float[Tenso
         scale = _sample_norms(original) / (_sample_norms(mixed) + NORM_EPS)
         remapped = (mixed * scale.view(one_a_sample)).to(images.dtype)
         return torch.where(draw.remapped.view(one_a_sample), remapped, images)
+
+
+def redraw_flat(images: Float[Tensor, "b c *space"], draw: GinDraw, *, params: GinParams, generator: Generator) -> GinDraw:
+    """Draw again for samples that a draw would make nearly constant, and for all that share their network.
+
+    About one draw in a hundred flattens a z-scored image: its network has become a constant. Images that are constant
+    themselves are left out of this; a sample that is still flat after ten draws passes unchanged.
+
+    Args:
+        images: Those that the draw will be applied to.
+        draw: Of `sample_gin`.
+        params: That the draw was made with.
+        generator: On the CPU; advanced only if there is something to draw.
+
+    Returns:
+        A draw under which no remapped sample has a standard deviation below 5 % of its root mean square.
+    """
+    varied = ~_is_flat(images)
+    for _ in range(MAX_REDRAWS):
+        flat = draw.remapped & varied & _is_flat(apply_gin(images, draw))
+        if not bool(flat.any()):
+            return draw
+        fresh = sample_gin(
+            len(images), images.shape[1], spatial_dims=images.ndim - 2, params=params, probability=1.0, generator=generator
+        )
+        draw = _replace(draw, fresh, where=flat)
+    return replace(draw, remapped=draw.remapped & ~(varied & _is_flat(apply_gin(images, draw))))
+
+
+def _is_flat(images: Float[Tensor, "b c *space"]) -> Bool[Tensor, " b"]:
+    values = images.flatten(1).double()
+    return (values.std(dim=1, correction=0) < FLAT * values.square().mean(dim=1).sqrt() + NORM_EPS).cpu()
+
+
+def _is_center(edge: int, spatial_dims: int) -> Bool[Tensor, "*kernel"]:
+    """Mark a kernel's central entry."""
+    center = torch.zeros([edge] * spatial_dims, dtype=torch.bool)
+    center[(edge // 2,) * spatial_dims] = True
+    return center
+
+
+def _replace(draw: GinDraw, fresh: GinDraw, *, where: Bool[Tensor, " b"]) -> GinDraw:
+    """Take another draw's numbers for some samples; for all of them if they share one network."""
+    shared = len(draw.layers[0].weight) < len(draw.mix)
+    chosen = torch.ones(1, dtype=torch.bool) if shared else where
+    layers = []
+    for old, new in zip(draw.layers, fresh.layers, strict=True):
+        edge = max(old.weight.shape[-1], new.weight.shape[-1])
+        one_a_network = chosen.view(-1, *[1] * (old.weight.ndim - 1))
+        weight = torch.where(one_a_network, _widened(new.weight, edge), _widened(old.weight, edge))
+        layers.append(GinLayer(weight, torch.where(chosen[:, None], new.shift, old.shift)))
+    mix = torch.where(chosen if shared else where, fresh.mix, draw.mix)
+    return GinDraw(mix, tuple(layers), draw.remapped, draw.padding)
+
+
+def _widened(weight: Float[Tensor, "n c_out c_in *kernel"], edge: int) -> Float[Tensor, "n c_out c_in *wide"]:
+    """Pad kernels to a larger edge with zeros: they do the same."""
+    margin = (edge - weight.shape[-1]) // 2
+    return functional.pad(weight, [margin] * 2 * (weight.ndim - 3)) if margin else weight
 
 
 def _check_fit(images: Float[Tensor, "b c *space"], draw: GinDraw) -> None:

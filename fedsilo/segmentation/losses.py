@@ -76,3 +76,20 @@ def marginal_dice_ce(
         annotated: Values of the organs that this site annotates.
     """
     return dice_ce(merge_logits(logits, annotated), merge_labels(labels, annotated))
+
+
+def disagreement(logits: Float[Tensor, "v b c *space"]) -> Float[Tensor, ""]:
+    """Measure how far views of one image are predicted apart: ``mean KL(pbar || p_j)``, pbar the mean over views.
+
+    The mean runs over views, samples, classes and voxels, and the gradient flows through pbar too, as in the GIN-IPA release:
+    a weight of 10 is 10 / C a voxel.
+
+    Args:
+        logits: Network output for each view of the same samples.
+
+    Reference:
+        Ouyang et al., IEEE TMI 2022.
+    """
+    log_probs = logits.log_softmax(dim=CLASS_DIM + 1)
+    mean = log_probs.exp().mean(dim=0)
+    return (torch.special.xlogy(mean, mean) - mean * log_probs).mean()

@@ -11,7 +11,7 @@ from fedsilo import seeds
 from fedsilo.cohort import batches
 from fedsilo.cohort.batches import SiteData
 from fedsilo.params import FederateParams, OptimizerParams
-from fedsilo.segmentation import gin, losses, spatial
+from fedsilo.segmentation import appearance, losses, spatial
 from fedsilo.tensors import StateDict
 
 MOMENT_NAMES = ("step", "exp_avg", "exp_avg_sq")
@@ -73,7 +73,8 @@ def train(
 ) -> Trained:
     """Train ``network`` in place on one site's samples, on the device it is on.
 
-    Each batch: affine map of image and label, then GIN on the image alone, then network, marginal Dice + CE, AdamW.
+    Each batch: affine map of image and label, then the change of appearance (GIN) on the image alone, then network, marginal
+    Dice + CE, with GIN-IPA the disagreement of its views, AdamW.
 
     Args:
         network: Holds the state to start from; its parameters and buffers are changed.
@@ -97,6 +98,7 @@ def train(
         _restore_moments(optimizer, network, moments)
     order, warp, remap = (stream.generator(name) for name in ("batches", "spatial", "gin"))
     autocast = torch.autocast("cuda", torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
+    num_views = appearance.num_views(params.appearance)
     network.train()
     losses_seen: list[Tensor] = []
     for _ in range(epochs):
@@ -106,14 +108,14 @@ def train(
             images, labels = images_cpu.to(device), labels_cpu.to(device)
             draw = spatial.sample_spatial(len(images), space=tuple(images.shape[2:]), params=params.spatial, generator=warp)
             images, labels = spatial.apply_spatial(images, labels, draw)
-            if params.gin.mode != "none":
-                gin_draw = gin.sample_gin(
-                    len(images), images.shape[1], spatial_dims=data.spatial_dims, params=params.gin, generator=remap
-                )
-                images = gin.apply_gin(images, gin_draw)
+            look = appearance.sample(images, params=params.appearance, generator=remap)
             optimizer.zero_grad(set_to_none=True)
             with autocast:
-                loss = losses.marginal_dice_ce(network(images).float(), labels, annotated=annotated)
+                logits = network(appearance.apply(images, look)).float()
+                loss = losses.marginal_dice_ce(logits[: len(labels)], labels, annotated=annotated)
+                if num_views > 1:
+                    views = logits.unflatten(0, (num_views, len(labels)))
+                    loss = loss + params.appearance.consistency * losses.disagreement(views)
             loss.backward()  # type: ignore[no-untyped-call]  # torch annotates its arguments only
             optimizer.step()
             losses_seen.append(loss.detach())

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from fedsilo import files, seeds
 from fedsilo.evaluation import cases, statistics
 
-NAME = re.compile(r"^(?P<cohort>.+)-(?P<gin>none|per_sample)-s(?P<seed>\d+)$")
+NAME = re.compile(r"^(?P<cohort>.+)-(?P<gin>none|gin)-s(?P<seed>\d+)$")
 RESAMPLES = 9999
 CONFIDENCE = 0.95
 
@@ -67,14 +67,14 @@ def main(out_dir: Path, folders: list[Path]) -> int:
     groups.append(("outside MR sites", [(role, site) for role, site in outside if site.startswith("mr")]))
     for name, members in groups:
         without = {site: over_seeds(scores, role, site, "none")[0] for role, site in members}
-        with_gin = {site: over_seeds(scores, role, site, "per_sample")[0] for role, site in members}
+        with_gin = {site: over_seeds(scores, role, site, "gin")[0] for role, site in members}
         compared = statistics.compare(
             {site: statistics.differences(with_gin[site], without[site], higher_is_better=True) for site in without},
             confidence=CONFIDENCE,
             num_resamples=RESAMPLES,
             generator=seeds.numpy_generator(42, "bootstrap", "gin-study", name),
         )
-        per_seed = [over_seeds(scores, role, site, "per_sample")[1] for role, site in members]
+        per_seed = [over_seeds(scores, role, site, "gin")[1] for role, site in members]
         per_seed_none = [over_seeds(scores, role, site, "none")[1] for role, site in members]
         gains = [mean(a) - mean(b) for a, b in zip(zip(*per_seed, strict=True), zip(*per_seed_none, strict=True), strict=True)]
         results[name] = {

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fedsilo.params import GinParams
-from fedsilo.segmentation.gin import GinDraw, GinLayer, apply_gin, sample_gin
+from fedsilo.segmentation.gin import GinDraw, GinLayer, apply_gin, redraw_flat, sample_gin
+from tests.gin_settings import gin_params
 
 SHAPES = [(3, 1, 7, 6), (2, 3, 6, 5), (2, 1, 5, 4, 6)]
 
@@ -24,9 +24,15 @@ def make_images(shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=generator(seed), dtype=torch.float64).to(dtype)
 
 
-def make_draw(shape, seed=0, *, mode="per_sample", probability=1.0, padding="zeros"):
-    params = GinParams(mode=mode, probability=probability, padding=padding)
-    return sample_gin(shape[0], shape[1], spatial_dims=len(shape) - 2, params=params, generator=generator(seed))
+def make_draw(shape, seed=0, *, probability=1.0, **changes):
+    return sample_gin(
+        shape[0],
+        shape[1],
+        spatial_dims=len(shape) - 2,
+        params=gin_params(**changes),
+        probability=probability,
+        generator=generator(seed),
+    )
 
 
 def only(draw, index):
@@ -60,10 +66,10 @@ def norms(images):
     st.sampled_from(["per_sample", "shared"]),
     st.sampled_from(["zeros", "replicate"]),
 )
-def test_shape_dtype_and_norm_are_kept(seed, shape, mode, padding):
+def test_shape_dtype_and_norm_are_kept(seed, shape, networks, padding):
     images = make_images(shape, seed)
 
-    remapped = apply_gin(images, make_draw(shape, seed, mode=mode, padding=padding))
+    remapped = apply_gin(images, make_draw(shape, seed, networks=networks, padding=padding))
 
     assert remapped.shape == images.shape
     assert remapped.dtype == images.dtype
@@ -71,53 +77,53 @@ def test_shape_dtype_and_norm_are_kept(seed, shape, mode, padding):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("mode", ["per_sample", "shared"])
+@pytest.mark.parametrize("networks", ["per_sample", "shared"])
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
 class TestEveryKind:
-    def test_norm_is_kept_to_1e5(self, shape, mode, padding):
+    def test_norm_is_kept_to_1e5(self, shape, networks, padding):
         images = make_images(shape)
 
-        remapped = apply_gin(images, make_draw(shape, mode=mode, padding=padding))
+        remapped = apply_gin(images, make_draw(shape, networks=networks, padding=padding))
 
         assert_close(norms(remapped), norms(images), rtol=1e-5, atol=0)
 
-    def test_without_mix_nothing_changes(self, shape, mode, padding):
+    def test_without_mix_nothing_changes(self, shape, networks, padding):
         images = make_images(shape)
-        draw = make_draw(shape, mode=mode, padding=padding)
+        draw = make_draw(shape, networks=networks, padding=padding)
 
         assert_close(apply_gin(images, replace(draw, mix=torch.zeros(len(images)))), images, rtol=1e-5, atol=0)
 
-    def test_an_image_of_zeros_stays_zero(self, shape, mode, padding):
+    def test_an_image_of_zeros_stays_zero(self, shape, networks, padding):
         images = torch.zeros(shape, dtype=torch.float64)
 
-        assert_close(apply_gin(images, make_draw(shape, mode=mode, padding=padding)), images, rtol=0, atol=0)
+        assert_close(apply_gin(images, make_draw(shape, networks=networks, padding=padding)), images, rtol=0, atol=0)
 
-    def test_a_batch_is_its_elements_one_by_one(self, shape, mode, padding):
+    def test_a_batch_is_its_elements_one_by_one(self, shape, networks, padding):
         images = make_images(shape)
-        draw = make_draw(shape, mode=mode, padding=padding)
+        draw = make_draw(shape, networks=networks, padding=padding)
 
         one_by_one = torch.cat([apply_gin(images[index : index + 1], only(draw, index)) for index in range(len(images))])
 
         assert_close(apply_gin(images, draw), one_by_one, rtol=1e-12, atol=1e-12)
 
-    def test_a_sample_does_not_see_the_others(self, shape, mode, padding):
+    def test_a_sample_does_not_see_the_others(self, shape, networks, padding):
         images = make_images(shape)
         changed = torch.cat([images[:1], 100 * images[1:] + 1])
-        draw = make_draw(shape, mode=mode, padding=padding)
+        draw = make_draw(shape, networks=networks, padding=padding)
 
         assert_close(apply_gin(changed, draw)[0], apply_gin(images, draw)[0], rtol=0, atol=0)
 
-    def test_equal_samples_differ_unless_the_network_is_shared(self, shape, mode, padding):
+    def test_equal_samples_differ_unless_the_network_is_shared(self, shape, networks, padding):
         images = make_images(shape)[:1].repeat(2, *[1] * (len(shape) - 1))
-        draw = make_draw(images.shape, mode=mode, padding=padding)
+        draw = make_draw(images.shape, networks=networks, padding=padding)
 
         first, second = apply_gin(images, replace(draw, mix=torch.full((2,), 0.7)))
 
-        assert torch.allclose(first, second) == (mode == "shared")
+        assert torch.allclose(first, second) == (networks == "shared")
 
-    def test_kernels_of_one_voxel_commute_with_any_permutation(self, shape, mode, padding):
+    def test_kernels_of_one_voxel_commute_with_any_permutation(self, shape, networks, padding):
         images = make_images(shape)
-        draw = draw_of_sizes(shape, [1, 1, 1, 1], mode=mode, padding=padding)
+        draw = draw_of_sizes(shape, [1, 1, 1, 1], networks=networks, padding=padding)
         order = torch.randperm(images[0, 0].numel(), generator=generator())
 
         permuted = images.flatten(2)[..., order].reshape(shape)
@@ -125,29 +131,28 @@ class TestEveryKind:
 
         assert_close(apply_gin(permuted, draw), permuted_after, rtol=1e-12, atol=1e-12)
 
-    def test_a_kernel_with_only_its_centre_is_a_kernel_of_one(self, shape, mode, padding):
+    def test_a_kernel_with_only_its_centre_is_a_kernel_of_one(self, shape, networks, padding):
         images = make_images(shape)
-        draw = draw_of_sizes(shape, [1, 1, 1, 1], mode=mode, padding=padding)
+        draw = draw_of_sizes(shape, [1, 1, 1, 1], networks=networks, padding=padding)
 
         widened = with_kernels(draw, lambda weight: torch.nn.functional.pad(weight, [1, 1] * (len(shape) - 2)))
 
         assert_close(apply_gin(images, widened), apply_gin(images, draw), rtol=1e-12, atol=1e-12)
 
-    def test_a_seed_is_a_result(self, shape, mode, padding):
+    def test_a_seed_is_a_result(self, shape, networks, padding):
         images = make_images(shape)
 
-        first = apply_gin(images, make_draw(shape, mode=mode, padding=padding))
-        again = apply_gin(images, make_draw(shape, mode=mode, padding=padding))
-        other = apply_gin(images, make_draw(shape, seed=1, mode=mode, padding=padding))
+        first = apply_gin(images, make_draw(shape, networks=networks, padding=padding))
+        again = apply_gin(images, make_draw(shape, networks=networks, padding=padding))
+        other = apply_gin(images, make_draw(shape, seed=1, networks=networks, padding=padding))
 
         assert torch.equal(first, again)
         assert not torch.allclose(first, other)
 
-    def test_chance_zero_and_mode_none_are_the_identity(self, shape, mode, padding):
+    def test_chance_zero_is_the_identity(self, shape, networks, padding):
         images = make_images(shape)
 
-        assert torch.equal(apply_gin(images, make_draw(shape, mode=mode, probability=0.0, padding=padding)), images)
-        assert torch.equal(apply_gin(images, make_draw(shape, mode="none", padding=padding)), images)
+        assert torch.equal(apply_gin(images, make_draw(shape, networks=networks, probability=0.0, padding=padding)), images)
 
 
 def test_a_volume_of_one_slice_is_that_slice():
@@ -174,11 +179,11 @@ def test_all_samples_are_remapped_with_chance_one():
     assert bool(make_draw((64, 1, 4, 4), probability=1.0).remapped.all())
 
 
-@pytest.mark.parametrize("mode", ["per_sample", "shared"])
-def test_numbers_are_drawn_in_the_order_of_the_contract(mode):
-    draw = make_draw((4, 1, 5, 5), seed=3, mode=mode, probability=0.5)
+@pytest.mark.parametrize("networks", ["per_sample", "shared"])
+def test_numbers_are_drawn_in_the_order_of_the_contract(networks):
+    draw = make_draw((4, 1, 5, 5), seed=3, networks=networks, probability=0.5)
     numbers = generator(3)
-    num_networks = 1 if mode == "shared" else 4
+    num_networks = 1 if networks == "shared" else 4
 
     assert torch.equal(draw.mix, torch.rand(4, generator=numbers))
     for layer, (num_in, num_out) in zip(draw.layers, [(1, 2), (2, 2), (2, 2), (2, 1)], strict=True):
@@ -228,7 +233,79 @@ def test_no_label_can_enter():
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 6, 6), (2, 2, 6, 6), (2, 1, 6, 6, 6)])
-@pytest.mark.parametrize("mode", ["per_sample", "shared"])
-def test_a_draw_for_other_images_is_refused(shape, mode):
+@pytest.mark.parametrize("networks", ["per_sample", "shared"])
+def test_a_draw_for_other_images_is_refused(shape, networks):
     with pytest.raises(ValueError, match=r"\(2, 1, 2\) cannot be applied to"):
-        apply_gin(make_images(shape), make_draw((2, 1, 6, 6), mode=mode))
+        apply_gin(make_images(shape), make_draw((2, 1, 6, 6), networks=networks))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernel_sizes_of_each_sample(shape):
+    """With sizes a sample, some of a batch keep only the centre of a kernel and others all of it."""
+    shape = (64, *shape[1:])
+    for layer in make_draw(shape, kernel_sizes="per_sample").layers:
+        kernels = layer.weight.flatten(1, 2).flatten(2)
+        center = kernels.shape[2] // 2
+        pointwise = kernels.count_nonzero(dim=2).eq(1).all(dim=1)
+        assert 16 < int(pointwise.sum()) < 48
+        assert kernels[pointwise][:, :, center].all()
+        assert kernels[~pointwise].all()
+
+
+def test_a_sample_of_pointwise_kernels_commutes_with_any_permutation_beside_others_that_do_not():
+    shape = (64, 1, 6, 5)
+    draw = make_draw(shape, kernel_sizes="per_sample")
+    pointwise = torch.stack([layer.weight.flatten(3)[..., 0].eq(0).flatten(1).all(dim=1) for layer in draw.layers]).all(dim=0)
+    images = make_images(shape)
+    order = torch.randperm(30, generator=generator())
+
+    permuted = apply_gin(images.flatten(2)[..., order].reshape(shape), draw)
+    permuted_after = apply_gin(images, draw).flatten(2)[..., order].reshape(shape)
+
+    same = torch.isclose(permuted, permuted_after, rtol=1e-9, atol=1e-9).flatten(1).all(dim=1)
+    assert int(pointwise.sum()) > 0
+    assert torch.equal(same, pointwise)
+
+
+@pytest.mark.parametrize("kernel_sizes", ["per_batch", "per_sample"])
+@pytest.mark.parametrize("shape", [(8, 1, 5, 5), (8, 2, 4, 4, 4)])
+def test_fan_in_divides_each_kernel_by_the_root_of_what_it_adds_up(kernel_sizes, shape):
+    unit, scaled = (make_draw(shape, kernel_sizes=kernel_sizes, initial_scale=scale) for scale in ("unit", "fan_in"))
+
+    for before, after in zip(unit.layers, scaled.layers, strict=True):
+        fan_in = before.weight[:, 0].flatten(1).count_nonzero(dim=1).view(-1, *[1] * (before.weight.ndim - 1))
+        assert_close(after.weight, before.weight / fan_in.sqrt())
+        assert torch.equal(after.shift, before.shift)
+
+
+def spread(images):
+    """Standard deviation as a share of the root mean square, a sample."""
+    values = images.flatten(1)
+    return values.std(dim=1, correction=0) / values.square().mean(dim=1).sqrt()
+
+
+@pytest.mark.parametrize("networks", ["per_sample", "shared"])
+@pytest.mark.parametrize("shape", [(256, 1, 8, 8), (64, 1, 4, 5, 4)])
+def test_the_guard_leaves_no_flat_image_and_all_others_as_they_were(networks, shape):
+    params = gin_params(networks=networks, padding="replicate")
+    images = 0.3 * make_images(shape) + 0.5  # far from z-scored: shifts flatten many
+    seeds = (0,) if networks == "per_sample" else range(40)
+    draws = [make_draw(shape, seed, networks=networks, padding="replicate") for seed in seeds]
+    draw = next(draw for draw in draws if (spread(apply_gin(images, draw)) < 0.05).any())
+    flat = spread(apply_gin(images, draw)) < 0.05
+
+    guarded = redraw_flat(images, draw, params=params, generator=generator(1))
+
+    assert (spread(apply_gin(images, guarded)) >= 0.05).all()
+    if networks == "per_sample":
+        assert_close(apply_gin(images, guarded)[~flat], apply_gin(images, draw)[~flat])
+
+
+def test_the_guard_gives_up_on_nothing_and_draws_nothing_without_need():
+    params, numbers = gin_params(), generator(1)
+    constant = torch.ones(4, 1, 6, 6)
+
+    unchanged = redraw_flat(constant, draw := make_draw(constant.shape), params=params, generator=numbers)
+
+    assert unchanged is draw
+    assert torch.equal(numbers.get_state(), generator(1).get_state())

@@ -6,8 +6,9 @@ import torch
 from fedsilo import seeds
 from fedsilo.cohort import batches
 from fedsilo.federation import states
-from fedsilo.params import FederateParams, GinParams, NetworkParams, OptimizerParams, SpatialParams
+from fedsilo.params import FederateParams, NetworkParams, OptimizerParams, SpatialParams
 from fedsilo.segmentation import network, training, validation
+from tests.gin_settings import appearance_params
 
 NETWORK = NetworkParams(spatial_dims=2, channels=(4, 8), num_res_units=0)
 
@@ -23,7 +24,7 @@ def params(**changes):
         validate_every=1,
         network=NETWORK,
         optimizer=OptimizerParams(learning_rate=1e-2, weight_decay=1e-4, final_rate=1.0, moments="keep"),
-        gin=GinParams(mode="per_sample", probability=0.5, padding="replicate"),
+        appearance=appearance_params("gin", 0.5, padding="replicate"),
         spatial=SpatialParams(probability=0.5, rotation_deg=10, scale=0.1, translation=0.05),
     )
     return base.model_copy(update=changes)
@@ -79,18 +80,44 @@ def test_another_round_or_site_draws_other_numbers(site):
     assert len(digests) == 2
 
 
-def test_gin_with_probability_zero_is_training_without_gin(site):
+def test_a_probability_of_zero_is_training_on_images_as_they_are(site):
     digests = set()
-    for gin in (
-        GinParams(mode="none", probability=0.5, padding="replicate"),
-        GinParams(mode="per_sample", probability=0.0, padding="zeros"),
-        GinParams(mode="shared", probability=0.0, padding="zeros"),
+    for appearance in (
+        appearance_params("none", 0.5),
+        *(appearance_params(method, 0.0) for method in ("gin", "photometric", "bezier", "randconv")),
+        appearance_params("gin", 0.0, networks="shared"),
     ):
         model = fresh()
-        run(model, site, settings=params(gin=gin))
+        run(model, site, settings=params(appearance=appearance))
         digests.add(states.digest(states.snapshot(model)))
 
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("method", ["gin", "gin_ipa", "photometric", "bezier", "randconv"])
+def test_every_method_trains_and_by_its_seed(site, method):
+    digests, losses_seen = set(), []
+    for _ in range(2):
+        model = fresh()
+        trained = run(model, site, epochs=3, settings=params(appearance=appearance_params(method, padding="replicate")))
+        digests.add(states.digest(states.snapshot(model)))
+        losses_seen.append(trained.mean_loss)
+    plain = fresh()
+    run(plain, site, epochs=3, settings=params(appearance=appearance_params("none")))
+
+    assert len(digests) == 1
+    assert 0 < losses_seen[0] < 3
+    assert states.digest(states.snapshot(plain)) not in digests
+
+
+def test_the_disagreement_of_views_weighs_as_much_as_it_is_told_to(site):
+    """A weight of zero leaves the supervised view; the batch still holds three."""
+    weights = {}
+    for weight in (0.0, 10.0):
+        appearance = appearance_params("gin_ipa").model_copy(update={"consistency": weight})
+        weights[weight] = run(fresh(), site, settings=params(appearance=appearance)).mean_loss
+
+    assert weights[10.0] > weights[0.0]
 
 
 def test_moments_taken_out_and_put_back_go_on_as_if_never_stopped(site):

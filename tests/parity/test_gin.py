@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fedsilo.params import GinParams
 from fedsilo.segmentation.gin import apply_gin, sample_gin
+from tests.gin_settings import gin_params
 from tests.parity import gin_oracle
 
 
@@ -22,9 +22,15 @@ def wave(shape):
     return torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.7).float().reshape(shape)
 
 
-def draw_for(shape, seed, *, mode="per_sample", probability=1.0, padding="zeros"):
-    params = GinParams(mode=mode, probability=probability, padding=padding)
-    return sample_gin(shape[0], shape[1], spatial_dims=len(shape) - 2, params=params, generator=generator(seed))
+def draw_for(shape, seed, *, probability=1.0, **changes):
+    return sample_gin(
+        shape[0],
+        shape[1],
+        spatial_dims=len(shape) - 2,
+        params=gin_params(**changes),
+        probability=probability,
+        generator=generator(seed),
+    )
 
 
 # fmt: off
@@ -63,20 +69,20 @@ GOLDEN = {
 # fmt: on
 
 
-@pytest.mark.parametrize(("mode", "shape"), GOLDEN)
-def test_the_releases_are_matched_from_one_generator(mode, shape):
-    remapped = apply_gin(wave(shape), draw_for(shape, 7, mode=mode))
+@pytest.mark.parametrize(("networks", "shape"), GOLDEN)
+def test_the_releases_are_matched_from_one_generator(networks, shape):
+    remapped = apply_gin(wave(shape), draw_for(shape, 7, networks=networks))
 
-    assert_close(remapped.flatten(), torch.tensor(GOLDEN[mode, shape]), rtol=1e-6, atol=1e-6)
+    assert_close(remapped.flatten(), torch.tensor(GOLDEN[networks, shape]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("shape", [(2, 1, 6, 5), (2, 2, 4, 5), (2, 1, 3, 5, 4)])
-@pytest.mark.parametrize("mode", ["per_sample", "shared"])
+@pytest.mark.parametrize("networks", ["per_sample", "shared"])
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
-def test_the_oracle_agrees(seed, shape, mode, padding):
+def test_the_oracle_agrees(seed, shape, networks, padding):
     images = torch.randn(shape, generator=generator(seed))
-    draw = draw_for(shape, seed, mode=mode, padding=padding)
+    draw = draw_for(shape, seed, networks=networks, padding=padding)
 
     expected = torch.tensor(gin_oracle.apply(images.tolist(), draw), dtype=torch.float64)
 

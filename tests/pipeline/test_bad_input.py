@@ -33,7 +33,7 @@ def test_a_misspelt_key_in_params(copied, capfd):
 
 
 def test_a_misspelt_key_on_the_command_line(copied, capfd):
-    fails_with(capfd, federate, copied.arguments("--set", "federate.gin.probabilty=1"), "federate.gin.probabilty")
+    fails_with(capfd, federate, copied.arguments("--set", "federate.appearance.probabilty=1"), "federate.appearance.probabilty")
 
 
 def test_an_outside_site_listed_inside(copied, capfd):

@@ -29,7 +29,7 @@ def write(tmp_path):
 def test_the_projects_file_is_valid_and_frozen(repository):
     loaded = params.load(repository / "params.yaml")
 
-    assert loaded.federate.gin.mode == "per_sample"
+    assert loaded.federate.appearance.method == "gin"
     with pytest.raises(ValidationError, match="frozen"):
         loaded.seed = 1
 
@@ -99,15 +99,15 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_overrides_change_leaves_and_nothing_beside_them(repository):
     path = repository / "params.yaml"
-    before, after = params.load(path), params.load(path, {"federate": {"gin": {"mode": "none"}}})
+    before, after = params.load(path), params.load(path, {"federate": {"appearance": {"method": "none"}}})
 
-    assert after.federate.gin.mode == "none"
-    assert after.federate.model_copy(update={"gin": before.federate.gin}) == before.federate
+    assert after.federate.appearance.method == "none"
+    assert after.federate.model_copy(update={"appearance": before.federate.appearance}) == before.federate
 
 
 def test_an_unknown_override_is_named_with_its_section(repository):
-    with pytest.raises(ParamsError, match=r"unknown key federate\.gin\.mod \(did you mean mode\?\)"):
-        params.load(repository / "params.yaml", {"federate": {"gin": {"mod": "none"}}})
+    with pytest.raises(ParamsError, match=r"unknown key federate\.appearance\.metho \(did you mean method\?\)"):
+        params.load(repository / "params.yaml", {"federate": {"appearance": {"metho": "none"}}})
 
 
 def test_assignments_come_last_and_are_read_as_yaml(repository):
