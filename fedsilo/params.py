@@ -120,6 +120,14 @@ class OptimizerParams(Section):
     moments: Literal["reset", "keep"] = Field(description="what happens to a site's Adam moments between rounds")
 
 
+class DistillationParams(Section):
+    """Conditional distillation: what a site learns from the global model about organs that it does not annotate."""
+
+    first_weight: Annotated[float, Field(ge=0)] = Field(description="weight of the loss in the first round")
+    last_weight: Annotated[float, Field(ge=0)] = Field(description="weight in the last round; linear between, both 0 = off")
+    temperature: Positive
+
+
 class FederateParams(Section):
     """Rounds of local training and averaging."""
 
@@ -134,6 +142,7 @@ class FederateParams(Section):
     optimizer: OptimizerParams
     appearance: AppearanceParams
     spatial: SpatialParams
+    distillation: DistillationParams
 
 
 class InsideParams(Section):

@@ -55,10 +55,12 @@ class Federation:
         return Journal(self.journal_dir, self.sites)
 
     def alone(self, site: str) -> Federation:
-        """Restrict the federation to one site that keeps its Adam moments: plain local training, in a journal of its own."""
+        """Restrict the federation to one site that keeps its Adam moments and has no teacher: plain local training."""
         federate = self.params.federate
         optimizer = federate.optimizer.model_copy(update={"moments": "keep"})
-        params = self.params.model_copy(update={"federate": federate.model_copy(update={"optimizer": optimizer})})
+        distillation = federate.distillation.model_copy(update={"first_weight": 0.0, "last_weight": 0.0})
+        federate = federate.model_copy(update={"optimizer": optimizer, "distillation": distillation})
+        params = self.params.model_copy(update={"federate": federate})
         roster = self.roster.model_copy(update={"sites": (self.roster.site(site),)})
         return Federation(roster=roster, params=params, paths=self.paths, journal_name=f"local/{site}")
 

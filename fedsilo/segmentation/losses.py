@@ -78,6 +78,47 @@ def marginal_dice_ce(
     return dice_ce(merge_logits(logits, annotated), merge_labels(labels, annotated))
 
 
+def conditional_distillation(
+    logits: Float[Tensor, "b c *space"],
+    taught: Float[Tensor, "b c *space"],
+    labels: Int[Tensor, "b *space"],
+    *,
+    annotated: tuple[int, ...],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Keep what the global model knows of organs that a site does not annotate.
+
+    Among the classes outside F (background and the unannotated organs) both networks give conditional probabilities
+    ``q_g(z) = exp(z_g / T) / sum_{c not in F} exp(z_c / T)``; the loss is ``1 - mean_g`` of their soft Dice over the voxels M
+    that neither the label nor the teacher puts into F: ``2 sum(M q(z) q(t)) / (sum(M q(z)) + sum(M q(t)) + 1e-5)``.
+
+    Args:
+        logits: Of the network in training.
+        taught: Of the teacher, the same image and geometry; no gradient reaches it.
+        labels: Organ values of the federation; 0 where the site annotates nothing.
+        annotated: F, values of the organs that this site annotates; not all organs.
+        temperature: T, at least 1 in practice; 2 in the source.
+
+    Raises:
+        ValueError: F is empty, or holds every organ, or a value that the network does not have.
+
+    Reference:
+        ConDistFL (arXiv 2308.04070). Deviation: the teacher sees the image before GIN.
+    """
+    num_classes = logits.shape[CLASS_DIM]
+    rest = [value for value in range(num_classes) if value not in annotated]
+    if not annotated or min(annotated) < 1 or max(annotated) >= num_classes or len(rest) == 1:
+        raise ValueError(f"annotated organs must be some but not all of 1..{num_classes - 1}, got {sorted(annotated)}")
+    organs = torch.tensor(sorted(annotated), device=labels.device)
+    taught = taught.detach()
+    unknown = ~torch.isin(labels, organs) & ~torch.isin(taught.argmax(dim=CLASS_DIM), organs)
+    mask = unknown.unsqueeze(CLASS_DIM).to(logits.dtype)
+    student, teacher = ((values[:, rest] / temperature).softmax(dim=CLASS_DIM) * mask for values in (logits, taught))
+    summed = [axis for axis in range(logits.ndim) if axis != CLASS_DIM]
+    sizes = student.sum(dim=summed) + teacher.sum(dim=summed)
+    return 1 - (2 * (student * teacher).sum(dim=summed) / (sizes + DICE_SMOOTH)).mean()
+
+
 def disagreement(logits: Float[Tensor, "v b c *space"]) -> Float[Tensor, ""]:
     """Measure how far views of one image are predicted apart: ``mean KL(pbar || p_j)``, pbar the mean over views.
 

@@ -1,6 +1,7 @@
 """Local training: epochs of one site from a given state to a new one."""
 
 import contextlib
+import copy
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from fedsilo.cohort.batches import SiteData
 from fedsilo.params import FederateParams, OptimizerParams
 from fedsilo.segmentation import appearance, losses, spatial
 from fedsilo.tensors import StateDict
+from fedsilo.types import CLASS_DIM
 
 MOMENT_NAMES = ("step", "exp_avg", "exp_avg_sq")
 
@@ -59,6 +61,12 @@ def learning_rate(params: OptimizerParams, *, round_index: int, rounds: int) -> 
     return params.learning_rate * share
 
 
+def distillation_weight(params: FederateParams, *, round_index: int) -> float:
+    """Return the weight of the conditional distillation in a round: linear from the first round's to the last's."""
+    progress = min(round_index / max(params.rounds - 1, 1), 1.0)
+    return params.distillation.first_weight + (params.distillation.last_weight - params.distillation.first_weight) * progress
+
+
 def train(
     network: nn.Module,
     data: SiteData,
@@ -74,7 +82,8 @@ def train(
     """Train ``network`` in place on one site's samples, on the device it is on.
 
     Each batch: affine map of image and label, then the change of appearance (GIN) on the image alone, then network, marginal
-    Dice + CE, with GIN-IPA the disagreement of its views, AdamW.
+    Dice + CE, with GIN-IPA the disagreement of its views, where organs are not annotated what the starting state knows of them
+    (from the image before GIN), AdamW.
 
     Args:
         network: Holds the state to start from; its parameters and buffers are changed.
@@ -99,6 +108,8 @@ def train(
     order, warp, remap = (stream.generator(name) for name in ("batches", "spatial", "gin"))
     autocast = torch.autocast("cuda", torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
     num_views = appearance.num_views(params.appearance)
+    teaching = distillation_weight(params, round_index=stream.round_index)
+    teacher = copy.deepcopy(network).eval() if teaching > 0 else None
     network.train()
     losses_seen: list[Tensor] = []
     for _ in range(epochs):
@@ -108,14 +119,21 @@ def train(
             images, labels = images_cpu.to(device), labels_cpu.to(device)
             draw = spatial.sample_spatial(len(images), space=tuple(images.shape[2:]), params=params.spatial, generator=warp)
             images, labels = spatial.apply_spatial(images, labels, draw)
-            look = appearance.sample(images, params=params.appearance, generator=remap)
+            seen = appearance.apply(images, appearance.sample(images, params=params.appearance, generator=remap))
             optimizer.zero_grad(set_to_none=True)
             with autocast:
-                logits = network(appearance.apply(images, look)).float()
-                loss = losses.marginal_dice_ce(logits[: len(labels)], labels, annotated=annotated)
+                logits = network(seen).float()
+                supervised = logits[: len(labels)]
+                loss = losses.marginal_dice_ce(supervised, labels, annotated=annotated)
                 if num_views > 1:
                     views = logits.unflatten(0, (num_views, len(labels)))
                     loss = loss + params.appearance.consistency * losses.disagreement(views)
+                if teacher is not None and len(annotated) < logits.shape[CLASS_DIM] - 1:
+                    with torch.no_grad():
+                        taught = teacher(images).float()
+                    loss = loss + teaching * losses.conditional_distillation(
+                        supervised, taught, labels, annotated=annotated, temperature=params.distillation.temperature
+                    )
             loss.backward()  # type: ignore[no-untyped-call]  # torch annotates its arguments only
             optimizer.step()
             losses_seen.append(loss.detach())

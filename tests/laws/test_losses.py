@@ -75,3 +75,63 @@ def test_one_voxel_by_hand():
 def test_impossible_organ_sets_are_refused(logits, annotated):
     with pytest.raises(ValueError, match=r"annotated organs must be within 1\.\.4"):
         losses.merge_logits(logits, annotated)
+
+
+class TestConditionalDistillation:
+    F = (1, 3)
+    REST = [0, 2, 4]
+
+    def loss(self, logits, taught, labels, annotated=F):
+        return losses.conditional_distillation(logits, taught, labels, annotated=annotated, temperature=2.0)
+
+    def test_by_its_definition(self, logits, labels):
+        taught = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        mask = torch.tensor([[value not in self.F for value in row] for row in labels.flatten(1).tolist()])
+        mask &= torch.tensor([[value not in self.F for value in row] for row in taught.argmax(dim=1).flatten(1).tolist()])
+        scores = []
+        for group in self.REST:
+            student, teacher = (
+                (z[:, group] / 2).exp() / sum((z[:, other] / 2).exp() for other in self.REST) for z in (logits, taught)
+            )
+            q, t = student.flatten(1)[mask], teacher.flatten(1)[mask]
+            scores.append(2 * (q * t).sum() / (q.sum() + t.sum() + 1e-5))
+
+        assert_close(self.loss(logits, taught, labels), 1 - sum(scores) / len(scores))
+
+    def test_conditional_probabilities_leave_the_annotated_organs_out(self, logits, labels):
+        taught = logits.flip(0)
+        shouted = logits.clone()
+        shouted[:, [1, 3]] += 100
+
+        assert_close(self.loss(shouted, taught, labels), self.loss(logits, taught, labels))
+
+    def test_no_gradient_outside_the_unknown_voxels_nor_to_the_teacher(self, logits, labels):
+        logits, taught = logits.requires_grad_(), logits.detach().flip(0).requires_grad_()
+
+        self.loss(logits, taught, labels).backward()
+
+        annotated = torch.tensor(self.F)
+        known = torch.isin(labels, annotated) | torch.isin(taught.argmax(dim=1), annotated)
+        moved = logits.grad.abs().amax(dim=1) > 0
+        assert taught.grad is None
+        assert not (moved & known).any()
+        assert torch.equal(moved, ~known)
+
+    def test_a_sure_student_of_a_sure_teacher_loses_nothing(self):
+        labels = torch.zeros(1, 3, 1, dtype=torch.long)
+        sure = torch.full((1, 5, 3, 1), -60.0, dtype=torch.float64)
+        for voxel, group in enumerate(self.REST):
+            sure[0, group, voxel] = 60
+
+        assert_close(self.loss(sure, sure, labels), torch.tensor(0.0, dtype=torch.float64), rtol=0, atol=1e-4)
+
+    def test_nothing_unknown_gives_no_gradient(self, logits):
+        logits = logits.requires_grad_()
+        self.loss(logits, logits.detach(), torch.ones(2, 6, 4, dtype=torch.long)).backward()
+
+        assert not logits.grad.any()
+
+    @pytest.mark.parametrize("annotated", [(), (1, 2, 3, 4), (0, 1), (5,)])
+    def test_impossible_organ_sets_are_refused(self, logits, labels, annotated):
+        with pytest.raises(ValueError, match="some but not all"):
+            self.loss(logits, logits, labels, annotated)

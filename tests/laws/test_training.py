@@ -6,7 +6,7 @@ import torch
 from fedsilo import seeds
 from fedsilo.cohort import batches
 from fedsilo.federation import states
-from fedsilo.params import FederateParams, NetworkParams, OptimizerParams, SpatialParams
+from fedsilo.params import DistillationParams, FederateParams, NetworkParams, OptimizerParams, SpatialParams
 from fedsilo.segmentation import network, training, validation
 from tests.gin_settings import appearance_params
 
@@ -25,6 +25,7 @@ def params(**changes):
         network=NETWORK,
         optimizer=OptimizerParams(learning_rate=1e-2, weight_decay=1e-4, final_rate=1.0, moments="keep"),
         appearance=appearance_params("gin", 0.5, padding="replicate"),
+        distillation=DistillationParams(first_weight=0.0, last_weight=0.0, temperature=2.0),
         spatial=SpatialParams(probability=0.5, rotation_deg=10, scale=0.1, translation=0.05),
     )
     return base.model_copy(update=changes)
@@ -118,6 +119,29 @@ def test_the_disagreement_of_views_weighs_as_much_as_it_is_told_to(site):
         weights[weight] = run(fresh(), site, settings=params(appearance=appearance)).mean_loss
 
     assert weights[10.0] > weights[0.0]
+
+
+@pytest.mark.parametrize(("annotated", "changes"), [((1,), True), ((1, 2), False)])
+def test_a_teacher_speaks_only_of_organs_that_the_site_does_not_annotate(site, annotated, changes):
+    digests = set()
+    for weight in (0.0, 1.0):
+        taught = DistillationParams(first_weight=weight, last_weight=weight, temperature=2.0)
+        model = fresh()
+        training.train(
+            model, site, epochs=1, rate=1e-2, annotated=annotated, params=params(distillation=taught),
+            stream=training.Stream(1, "federate", "mr-a", 0),
+        )  # fmt: skip
+        digests.add(states.digest(states.snapshot(model)))
+
+    assert len(digests) == (2 if changes else 1)
+
+
+@pytest.mark.parametrize(("rounds", "weights"), [(1, [0.01]), (3, [0.01, 0.505, 1.0]), (2, [0.01, 1.0, 1.0])])
+def test_the_teachers_weight_grows_over_the_rounds_and_no_further(rounds, weights):
+    taught = DistillationParams(first_weight=0.01, last_weight=1.0, temperature=2.0)
+    federate = params(rounds=rounds, distillation=taught)
+
+    assert [training.distillation_weight(federate, round_index=index) for index in range(len(weights))] == pytest.approx(weights)
 
 
 def test_moments_taken_out_and_put_back_go_on_as_if_never_stopped(site):
