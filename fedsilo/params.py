@@ -86,7 +86,7 @@ class GinParams(Section):
 
     networks: Literal["per_sample", "shared"] = Field(description="shared: one random net a batch, as FedGIN's release")
     padding: Literal["replicate", "zeros"]
-    kernel_sizes: Literal["per_batch", "per_sample"] = Field(description="one kernel size a layer for the batch, or for each sample")
+    kernel_sizes: Literal["per_batch", "per_sample"] = Field(description="how often each layer draws its kernel's edge")
     initial_scale: Literal["unit", "fan_in"] = Field(description="fan_in divides each kernel by the root of its fan-in")
     redraw_flat: bool = Field(description="draw again where a remapped image is nearly constant")
 

@@ -81,9 +81,7 @@ def _curves(draw: BezierDraw, *, like: Tensor) -> tuple[Float[Tensor, "b t"], Fl
     return xs.contiguous(), torch.where(draw.falling.to(like.device)[:, None], 1 - ys, ys)
 
 
-def _interpolate(
-    places: Float[Tensor, "b n"], xs: Float[Tensor, "b t"], ys: Float[Tensor, "b t"]
-) -> Float[Tensor, "b n"]:
+def _interpolate(places: Float[Tensor, "b n"], xs: Float[Tensor, "b t"], ys: Float[Tensor, "b t"]) -> Float[Tensor, "b n"]:
     """Read curves at places in [0, 1]."""
     right = torch.searchsorted(xs, places).clamp(1, xs.shape[1] - 1)
     x0, x1, y0, y1 = xs.gather(1, right - 1), xs.gather(1, right), ys.gather(1, right - 1), ys.gather(1, right)

@@ -1,4 +1,4 @@
-"""GIN with interventional pseudo-correlation augmentation: two remapped versions of an image change places from region to region."""
+"""GIN-IPA (interventional pseudo-correlation augmentation): two versions of an image change places from region to region."""
 
 from dataclasses import dataclass
 
@@ -30,9 +30,7 @@ class IpaDraw:
     lattice: Float[Tensor, "b *nodes"]
 
 
-def sample_ipa(
-    images: Float[Tensor, "b c *space"], *, params: GinParams, probability: float, generator: Generator
-) -> IpaDraw:
+def sample_ipa(images: Float[Tensor, "b c *space"], *, params: GinParams, probability: float, generator: Generator) -> IpaDraw:
     """Draw three versions of each sample and the field that blends the first two.
 
     Args:
@@ -66,8 +64,9 @@ def apply_ipa(images: Float[Tensor, "b c *space"], draw: IpaDraw) -> Float[Tenso
         ValueError: The draw was made for another number of samples, channels or axes.
     """
     first, second, third = (gin.apply_gin(images, version) for version in draw.versions)
-    share = blend(draw.lattice.to(images.device), tuple(images.shape[2:]))[:, None].to(images.dtype)
-    return torch.cat([torch.lerp(second, first, share), torch.lerp(first, second, share), third])
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        share = blend(draw.lattice.to(images.device), tuple(images.shape[2:]))[:, None].to(images.dtype)
+        return torch.cat([torch.lerp(second, first, share), torch.lerp(first, second, share), third])
 
 
 def blend(lattice: Float[Tensor, "b *nodes"], space: tuple[int, ...]) -> Float[Tensor, "b *space"]:
@@ -83,7 +82,8 @@ def blend(lattice: Float[Tensor, "b *nodes"], space: tuple[int, ...]) -> Float[T
         field = torch.tensordot(field, weights, dims=([axis], [1])).movedim(-1, axis)
     values = field.exp().flatten(1)
     low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
-    return ((values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)).view(field.shape)
+    stretched: Tensor = (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
+    return stretched.view(field.shape)
 
 
 def _spline_weights(size: int, *, like: Tensor) -> Float[Tensor, "size nodes"]:

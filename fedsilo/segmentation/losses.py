@@ -133,4 +133,5 @@ def disagreement(logits: Float[Tensor, "v b c *space"]) -> Float[Tensor, ""]:
     """
     log_probs = logits.log_softmax(dim=CLASS_DIM + 1)
     mean = log_probs.exp().mean(dim=0)
-    return (torch.special.xlogy(mean, mean) - mean * log_probs).mean()
+    divergence: Tensor = torch.special.xlogy(mean, mean) - mean * log_probs
+    return divergence.mean()

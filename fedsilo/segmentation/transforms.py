@@ -16,7 +16,7 @@ from fedsilo.segmentation import gin
 MAX_SEED = 2**32
 
 
-class RandGIN(RandomizableTransform):
+class RandGIN(RandomizableTransform):  # type: ignore[misc]  # MONAI has no types
     """Remap the intensities of one channel-first image with a small random network (GIN).
 
     Z-score images first: GIN's random shifts are of order 1. Labels need no transform, geometry stays.
@@ -75,7 +75,7 @@ class RandGIN(RandomizableTransform):
         return remapped
 
 
-class RandGINd(MapTransform, RandomizableTransform):
+class RandGINd(MapTransform, RandomizableTransform):  # type: ignore[misc]  # MONAI has no types
     """Dictionary form of `RandGIN`: every key is remapped by the same random network.
 
     Args:
@@ -104,9 +104,7 @@ class RandGINd(MapTransform, RandomizableTransform):
         RandomizableTransform.__init__(self, prob)
         self.remap = RandGIN(1.0, padding=padding, initial_scale=initial_scale, redraw_flat=redraw_flat)
 
-    def set_random_state(
-        self, seed: int | None = None, state: numpy.random.RandomState | None = None
-    ) -> "RandGINd":
+    def set_random_state(self, seed: int | None = None, state: numpy.random.RandomState | None = None) -> "RandGINd":
         """Set the random state of the chance and of the network."""
         super().set_random_state(seed, state)
         self.remap.set_random_state(seed, state)

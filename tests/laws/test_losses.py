@@ -79,7 +79,7 @@ def test_impossible_organ_sets_are_refused(logits, annotated):
 
 class TestConditionalDistillation:
     F = (1, 3)
-    REST = [0, 2, 4]
+    REST = (0, 2, 4)
 
     def loss(self, logits, taught, labels, annotated=F):
         return losses.conditional_distillation(logits, taught, labels, annotated=annotated, temperature=2.0)
