@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from fedsilo.segmentation import curves
+
 NUM_KNOTS = 256
 FALLING = 0.5
 """Chance that a curve falls: bright becomes dark."""
@@ -67,7 +69,7 @@ def apply_bezier(images: Float[Tensor, "b c *space"], draw: BezierDraw) -> Float
         span = values.amax(dim=1, keepdim=True) - low
         xs, ys = _curves(draw, like=values)
         places = (values - low) / torch.where(span > 0, span, 1)
-        remapped = (low + span * _interpolate(places, xs, ys)).view(images.shape).to(images.dtype)
+        remapped = (low + span * curves.interpolate(places, xs, ys)).view(images.shape).to(images.dtype)
         one_a_sample = (-1, *[1] * (images.ndim - 1))
         return torch.where(draw.remapped.to(images.device).view(one_a_sample), remapped, images)
 
@@ -79,11 +81,3 @@ def _curves(draw: BezierDraw, *, like: Tensor) -> tuple[Float[Tensor, "b t"], Fl
     first, second = points[:, 0, :, None], points[:, 1, :, None]
     xs, ys = (3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3).unbind(1)
     return xs.contiguous(), torch.where(draw.falling.to(like.device)[:, None], 1 - ys, ys)
-
-
-def _interpolate(places: Float[Tensor, "b n"], xs: Float[Tensor, "b t"], ys: Float[Tensor, "b t"]) -> Float[Tensor, "b n"]:
-    """Read curves at places in [0, 1]."""
-    right = torch.searchsorted(xs, places).clamp(1, xs.shape[1] - 1)
-    x0, x1, y0, y1 = xs.gather(1, right - 1), xs.gather(1, right), ys.gather(1, right - 1), ys.gather(1, right)
-    share = ((places - x0) / (x1 - x0).clamp(min=torch.finfo(xs.dtype).tiny)).clamp(0, 1)
-    return torch.lerp(y0, y1, share)
