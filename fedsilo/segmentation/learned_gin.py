@@ -37,6 +37,7 @@ EDGE = 1e-4
 NUM_KNOTS = 4096
 JUMP = 1e-5
 NORM_EPS = 1e-5
+DIVERSITY = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +228,28 @@ def apply_learned(
         scale = original.norm(dim=1, keepdim=True) / (mixed.norm(dim=1, keepdim=True) + NORM_EPS)
         result = (mixed * scale).view(images.shape).to(images.dtype)
         return torch.where(draw.remapped.to(images.device).view(-1, *[1] * (images.ndim - 1)), result, images)
+
+
+def remap(
+    flow: HistFlow, images: Float[Tensor, "b 1 *space"], draw: LearnedDraw, *, code: Float[Tensor, " c"]
+) -> tuple[Float[Tensor, "b 1 *space"], Float[Tensor, "b q"]]:
+    """Remap every sample wholly, voxel by voxel and with gradient to the flow: what the flow and its critic are trained on.
+
+    Returns:
+        Images whose background is as it was, and the quantiles of the new look.
+    """
+    original = images.flatten(1)
+    shown = foreground(original)
+    codes = code.to(original).expand(len(images), -1)
+    latent, _, _ = flow.encode(Look(original.clamp(-BOUND, BOUND), draw.style_in.to(original), quantiles(original, shown)), codes)
+    moved = Look(apply_move(latent.values, draw.move), draw.style_out.to(original), latent.quantiles)
+    decoded = flow.decode(moved, draw.code_out.to(original))
+    return torch.where(shown, decoded.values, original).view(images.shape), decoded.quantiles
+
+
+def diversity_loss(first: Float[Tensor, "b q"], second: Float[Tensor, "b q"]) -> Float[Tensor, ""]:
+    """Punish two looks of one image whose quantiles are less than 0.6 apart on average: ``relu(.6 - mean |q1 - q2|)``."""
+    return torch.relu(DIVERSITY - (first - second).abs().mean())
 
 
 def tabulate(
