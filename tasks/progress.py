@@ -26,9 +26,6 @@ class Advance(Protocol):
 _open_views: list[Advance] = []
 
 
-_open: list[Advance] = []
-
-
 @contextlib.contextmanager
 def view(total: int, description: str, *, done: int = 0) -> Iterator[Advance]:
     """Show the progress of ``total`` units while the body runs; it may be advanced from several threads.

@@ -54,6 +54,7 @@ class Pool:
         self._preload = tuple(preload)
         self._workers: list[_Worker] = []
         self._free: queue.Queue[_Worker | Exception] = queue.Queue()
+        self._failure: Exception | None = None
         self._starter = threading.Thread(target=self._start, args=(parallel_sites, device), name="start of the pool")
         self._starter.start()
 
@@ -69,7 +70,7 @@ class Pool:
             self._free.put(worker)
             raise worker
         try:
-            return worker_answer(worker, function, {**kwargs, "device": worker.device})
+            return _answer(worker, function, {**kwargs, "device": worker.device})
         finally:
             self._free.put(worker)
 
@@ -80,14 +81,15 @@ class Pool:
             FedsiloError: There is no such device.
         """
         self._starter.join()
-        if not self._workers:
-            raise cast("Exception", self._free.get())
+        if self._failure:
+            raise self._failure
 
     def close(self) -> None:
         """End the children: first by closing their pipes, then by force."""
         self._starter.join()
         for worker in self._workers:
-            _close(worker)
+            worker.jobs.close()
+            worker.lifeline.close()
         for worker in self._workers:
             worker.process.join(STOP_SECONDS)
             if worker.process.is_alive():
@@ -102,17 +104,16 @@ class Pool:
             first = self._child(context)
             devices = ["cpu"] * parallel_sites
             if device != "cpu":
-                available = worker_answer(first, count_cuda_devices, {})
+                available = _answer(first, count_cuda_devices, {})
                 devices = [f"cuda:{index}" for index in range(min(available, parallel_sites))] or devices
                 if device == "cuda" and not available:
-                    _close(first)
                     raise FedsiloError("runtime.device is cuda, but torch finds no CUDA device")
             for index, name in enumerate(devices):
                 worker = self._child(context) if index else first
                 worker.device = name
-                self._workers.append(worker)
                 self._free.put(worker)
         except Exception as error:  # raised by run and check
+            self._failure = error
             self._free.put(error)
 
     def _child(self, context: "ForkServerContext") -> _Worker:
@@ -123,10 +124,12 @@ class Pool:
         process.start()
         theirs.close()
         lifeline_in.close()
-        return _Worker(process, ours, lifeline_out)
+        worker = _Worker(process, ours, lifeline_out)
+        self._workers.append(worker)
+        return worker
 
 
-def worker_answer(worker: _Worker, function: Callable[..., ResultT], kwargs: dict[str, object]) -> ResultT:
+def _answer(worker: _Worker, function: Callable[..., ResultT], kwargs: dict[str, object]) -> ResultT:
     """Send a job to a child and wait; see `Pool.run` for errors."""
     try:
         worker.jobs.send((function, kwargs))
@@ -182,12 +185,6 @@ def run(function: Callable[..., ResultT], /, **kwargs: object) -> ResultT:
     if not _open:
         raise RuntimeError("no pool of workers is open")
     return _open[-1].run(function, kwargs)
-
-
-def _close(worker: _Worker) -> None:
-    """Let a child find its pipes closed."""
-    worker.jobs.close()
-    worker.lifeline.close()
 
 
 def _serve(jobs: Connection, lifeline: Connection, has_torch: bool) -> None:  # noqa: FBT001  # only _child calls it

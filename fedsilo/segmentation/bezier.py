@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from fedsilo.segmentation import curves
+from fedsilo.segmentation import curves, samples
 
 NUM_KNOTS = 256
 FALLING = 0.5
@@ -61,17 +61,15 @@ def apply_bezier(images: Float[Tensor, "b c *space"], draw: BezierDraw) -> Float
     Raises:
         ValueError: The draw was made for another number of samples.
     """
-    if len(draw.remapped) != len(images):
-        raise ValueError(f"a draw for {len(draw.remapped)} samples cannot be applied to {len(images)}")
+    samples.check_count(images, draw.remapped)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         values = images.to(torch.promote_types(images.dtype, torch.float32)).flatten(1)
         low = values.amin(dim=1, keepdim=True)
         span = values.amax(dim=1, keepdim=True) - low
         xs, ys = _curves(draw, like=values)
         places = (values - low) / torch.where(span > 0, span, 1)
-        remapped = (low + span * curves.interpolate(places, xs, ys)).view(images.shape).to(images.dtype)
-        one_a_sample = (-1, *[1] * (images.ndim - 1))
-        return torch.where(draw.remapped.to(images.device).view(one_a_sample), remapped, images)
+        remapped = (low + span * curves.interpolate(places, xs, ys)).view(images.shape)
+        return samples.choose(draw.remapped, remapped, images)
 
 
 def _curves(draw: BezierDraw, *, like: Tensor) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:

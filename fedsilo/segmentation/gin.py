@@ -1,6 +1,5 @@
 """GIN: remap a batch's intensities with small random networks, so that a model learns shapes and not a scanner's contrast."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -11,20 +10,16 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from fedsilo.params import GinParams
+from fedsilo.segmentation import samples
 
 NUM_LAYERS = 4
 HIDDEN_CHANNELS = 2
 KERNEL_SIZES = (1, 3)
 NEGATIVE_SLOPE = 0.01
-NORM_EPS = 1e-5
-"""Added to the norm that is divided by: an image of zeros stays one."""
-
 FLAT = 0.05
 """An image whose standard deviation is a smaller share of its root mean square shows nothing."""
 
 MAX_REDRAWS = 10
-
-CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,18 +142,14 @@ def apply_gin(images: Float[Tensor, "b c *space"], draw: GinDraw) -> Float[Tenso
         >>> tuple(apply_gin(torch.ones(2, 1, 8, 8), draw).shape)
         (2, 1, 8, 8)
     """
-    _check_fit(images, draw)
+    samples.check_kernels(images, draw.remapped, draw.layers[0].weight)
     if not bool(draw.remapped.any()):
         return images
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         original = images.to(torch.promote_types(images.dtype, torch.float32))
         draw = _move(draw, like=original)
-        one_a_sample = (-1, *[1] * (images.ndim - 1))
-        mix = draw.mix.view(one_a_sample)
-        mixed = (1 - mix) * original + mix * _run_networks(original, draw)
-        scale = _sample_norms(original) / (_sample_norms(mixed) + NORM_EPS)
-        remapped = (mixed * scale.view(one_a_sample)).to(images.dtype)
-        return torch.where(draw.remapped.view(one_a_sample), remapped, images)
+        blended = samples.blend(original, _run_networks(original, draw), draw.mix)
+        return samples.choose(draw.remapped, samples.keep_norm(blended, original), images)
 
 
 def redraw_flat(images: Float[Tensor, "b c *space"], draw: GinDraw, *, params: GinParams, generator: Generator) -> GinDraw:
@@ -190,7 +181,7 @@ def redraw_flat(images: Float[Tensor, "b c *space"], draw: GinDraw, *, params: G
 
 def _is_flat(images: Float[Tensor, "b c *space"]) -> Bool[Tensor, " b"]:
     values = images.flatten(1).double()
-    return (values.std(dim=1, correction=0) < FLAT * values.square().mean(dim=1).sqrt() + NORM_EPS).cpu()
+    return (values.std(dim=1, correction=0) < FLAT * values.square().mean(dim=1).sqrt() + samples.NORM_EPS).cpu()
 
 
 def _is_center(edge: int, spatial_dims: int) -> Bool[Tensor, "*kernel"]:
@@ -220,14 +211,6 @@ def _widened(weight: Float[Tensor, "n c_out c_in *kernel"], edge: int) -> Float[
     return functional.pad(weight, [margin] * 2 * (weight.ndim - 3)) if margin else weight
 
 
-def _check_fit(images: Float[Tensor, "b c *space"], draw: GinDraw) -> None:
-    first = draw.layers[0].weight
-    expected = (len(draw.mix), first.shape[2], first.ndim - 3)
-    found = (images.shape[0], images.shape[1], images.ndim - 2)
-    if found != expected:
-        raise ValueError(f"a draw for (samples, channels, axes) {expected} cannot be applied to {found}")
-
-
 def _move(draw: GinDraw, *, like: Tensor) -> GinDraw:
     """Move a draw to the device and dtype of ``like`` in one copy of one buffer."""
     parts = [draw.mix, draw.remapped, *[part for layer in draw.layers for part in (layer.weight, layer.shift)]]
@@ -247,16 +230,7 @@ def _run_networks(images: Float[Tensor, "b c *space"], draw: GinDraw) -> Float[T
     num_networks = len(draw.layers[0].weight)
     hidden = images.reshape(-1, num_networks * images.shape[1], *space)
     for index, layer in enumerate(draw.layers):
-        margin = layer.weight.shape[-1] // 2
-        if margin:
-            mode = "replicate" if draw.padding == "replicate" else "constant"
-            hidden = functional.pad(hidden, [margin] * 2 * len(space), mode=mode)
-        hidden = CONVOLUTIONS[len(space)](hidden, layer.weight.flatten(0, 1), layer.shift.flatten(), groups=num_networks)
+        hidden = samples.convolve(hidden, layer.weight, layer.shift, padding=draw.padding)
         if index < len(draw.layers) - 1:
             hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE)
     return hidden.reshape(images.shape)
-
-
-def _sample_norms(images: Float[Tensor, "b c *space"]) -> Float[Tensor, " b"]:
-    norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
-    return norms

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from zuko.transforms import MonotonicRQSTransform
 
-from fedsilo.segmentation import curves
+from fedsilo.segmentation import curves, samples
 
 BOUND = 5.0
 """Intensities and latents live in [-5, 5]; beyond, every spline is the identity."""
@@ -36,7 +36,6 @@ IDENTITY, REFLECTED = 0.25, 0.25
 EDGE = 1e-4
 NUM_KNOTS = 4096
 JUMP = 1e-5
-NORM_EPS = 1e-5
 DIVERSITY = 0.6
 
 
@@ -216,18 +215,14 @@ def apply_learned(
     Raises:
         ValueError: The draw was made for another number of samples.
     """
-    if len(draw.remapped) != len(images):
-        raise ValueError(f"a draw for {len(draw.remapped)} samples cannot be applied to {len(images)}")
+    samples.check_count(images, draw.remapped)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         original = images.to(torch.promote_types(images.dtype, torch.float32)).flatten(1)
         shown = foreground(original)
         knots, mapped = tabulate(flow, quantiles(original, shown), draw, code=code)
         remapped = torch.where(shown, curves.interpolate(original.clamp(-BOUND, BOUND), knots, mapped), original)
-        mix = draw.mix.to(original)[:, None]
-        mixed = (1 - mix) * original + mix * remapped
-        scale = original.norm(dim=1, keepdim=True) / (mixed.norm(dim=1, keepdim=True) + NORM_EPS)
-        result = (mixed * scale).view(images.shape).to(images.dtype)
-        return torch.where(draw.remapped.to(images.device).view(-1, *[1] * (images.ndim - 1)), result, images)
+        blended = samples.blend(original, remapped, draw.mix.to(original))
+        return samples.choose(draw.remapped, samples.keep_norm(blended, original).view(images.shape), images)
 
 
 def remap(

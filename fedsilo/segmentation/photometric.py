@@ -15,6 +15,8 @@ from monai.transforms.intensity.array import (
 )
 from torch import Generator, Tensor
 
+from fedsilo.segmentation import samples
+
 MAX_SEED = 2**31
 
 
@@ -59,8 +61,7 @@ def apply_photometric(images: Float[Tensor, "b c *space"], draw: PhotometricDraw
     Raises:
         ValueError: The draw was made for another number of samples.
     """
-    if len(draw.remapped) != len(images):
-        raise ValueError(f"a draw for {len(draw.remapped)} samples cannot be applied to {len(images)}")
+    samples.check_count(images, draw.remapped)
     transforms = _transforms()
     changed = images.detach().clone()
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
-from torch.nn import functional
+
+from fedsilo.segmentation import samples
 
 KERNEL_SIZES = (1, 3, 5, 7)
 
@@ -61,18 +62,9 @@ def apply_randconv(images: Float[Tensor, "b c *space"], draw: RandConvDraw) -> F
     Raises:
         ValueError: The draw was made for another number of samples, channels or axes.
     """
-    expected = (len(draw.mix), draw.weight.shape[2], draw.weight.ndim - 3)
-    found = (images.shape[0], images.shape[1], images.ndim - 2)
-    if found != expected:
-        raise ValueError(f"a draw for (samples, channels, axes) {expected} cannot be applied to {found}")
+    samples.check_kernels(images, draw.remapped, draw.weight)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         original = images.to(torch.promote_types(images.dtype, torch.float32))
-        space = images.shape[2:]
-        margin = draw.weight.shape[-1] // 2
-        grouped = functional.pad(original.reshape(1, -1, *space), [margin] * 2 * len(space), mode="replicate")
-        convolve = functional.conv2d if len(space) == 2 else functional.conv3d  # noqa: PLR2004  # axes
-        convolved = convolve(grouped, draw.weight.to(original).flatten(0, 1), groups=len(images)).reshape(images.shape)
-        one_a_sample = (-1, *[1] * (images.ndim - 1))
-        mix = draw.mix.to(original).view(one_a_sample)
-        blended = ((1 - mix) * original + mix * convolved).to(images.dtype)
-        return torch.where(draw.remapped.to(images.device).view(one_a_sample), blended, images)
+        grouped = original.reshape(1, -1, *images.shape[2:])
+        convolved = samples.convolve(grouped, draw.weight.to(original), None, padding="replicate").reshape(images.shape)
+        return samples.choose(draw.remapped, samples.blend(original, convolved, draw.mix.to(original)), images)

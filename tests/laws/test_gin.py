@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fedsilo.segmentation.gin import GinDraw, GinLayer, apply_gin, redraw_flat, sample_gin
-from tests.gin_settings import gin_params
+from fedsilo.segmentation.gin import GinDraw, GinLayer, apply_gin, redraw_flat
+from tests.gin_settings import gin_draw, gin_params
 
 SHAPES = [(3, 1, 7, 6), (2, 3, 6, 5), (2, 1, 5, 4, 6)]
 
@@ -22,17 +22,6 @@ def generator(seed=0):
 
 def make_images(shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=generator(seed), dtype=torch.float64).to(dtype)
-
-
-def make_draw(shape, seed=0, *, probability=1.0, **changes):
-    return sample_gin(
-        shape[0],
-        shape[1],
-        spatial_dims=len(shape) - 2,
-        params=gin_params(**changes),
-        probability=probability,
-        generator=generator(seed),
-    )
 
 
 def only(draw, index):
@@ -52,7 +41,7 @@ def kernel_sizes(draw):
 
 
 def draw_of_sizes(shape, sizes, **options):
-    return next(draw for seed in count() if kernel_sizes(draw := make_draw(shape, seed, **options)) == sizes)
+    return next(draw for seed in count() if kernel_sizes(draw := gin_draw(shape, seed, **options)) == sizes)
 
 
 def norms(images):
@@ -69,7 +58,7 @@ def norms(images):
 def test_shape_dtype_and_norm_are_kept(seed, shape, networks, padding):
     images = make_images(shape, seed)
 
-    remapped = apply_gin(images, make_draw(shape, seed, networks=networks, padding=padding))
+    remapped = apply_gin(images, gin_draw(shape, seed, networks=networks, padding=padding))
 
     assert remapped.shape == images.shape
     assert remapped.dtype == images.dtype
@@ -83,24 +72,24 @@ class TestEveryKind:
     def test_norm_is_kept_to_1e5(self, shape, networks, padding):
         images = make_images(shape)
 
-        remapped = apply_gin(images, make_draw(shape, networks=networks, padding=padding))
+        remapped = apply_gin(images, gin_draw(shape, networks=networks, padding=padding))
 
         assert_close(norms(remapped), norms(images), rtol=1e-5, atol=0)
 
     def test_without_mix_nothing_changes(self, shape, networks, padding):
         images = make_images(shape)
-        draw = make_draw(shape, networks=networks, padding=padding)
+        draw = gin_draw(shape, networks=networks, padding=padding)
 
         assert_close(apply_gin(images, replace(draw, mix=torch.zeros(len(images)))), images, rtol=1e-5, atol=0)
 
     def test_an_image_of_zeros_stays_zero(self, shape, networks, padding):
         images = torch.zeros(shape, dtype=torch.float64)
 
-        assert_close(apply_gin(images, make_draw(shape, networks=networks, padding=padding)), images, rtol=0, atol=0)
+        assert_close(apply_gin(images, gin_draw(shape, networks=networks, padding=padding)), images, rtol=0, atol=0)
 
     def test_a_batch_is_its_elements_one_by_one(self, shape, networks, padding):
         images = make_images(shape)
-        draw = make_draw(shape, networks=networks, padding=padding)
+        draw = gin_draw(shape, networks=networks, padding=padding)
 
         one_by_one = torch.cat([apply_gin(images[index : index + 1], only(draw, index)) for index in range(len(images))])
 
@@ -109,13 +98,13 @@ class TestEveryKind:
     def test_a_sample_does_not_see_the_others(self, shape, networks, padding):
         images = make_images(shape)
         changed = torch.cat([images[:1], 100 * images[1:] + 1])
-        draw = make_draw(shape, networks=networks, padding=padding)
+        draw = gin_draw(shape, networks=networks, padding=padding)
 
         assert_close(apply_gin(changed, draw)[0], apply_gin(images, draw)[0], rtol=0, atol=0)
 
     def test_equal_samples_differ_unless_the_network_is_shared(self, shape, networks, padding):
         images = make_images(shape)[:1].repeat(2, *[1] * (len(shape) - 1))
-        draw = make_draw(images.shape, networks=networks, padding=padding)
+        draw = gin_draw(images.shape, networks=networks, padding=padding)
 
         first, second = apply_gin(images, replace(draw, mix=torch.full((2,), 0.7)))
 
@@ -142,9 +131,9 @@ class TestEveryKind:
     def test_a_seed_is_a_result(self, shape, networks, padding):
         images = make_images(shape)
 
-        first = apply_gin(images, make_draw(shape, networks=networks, padding=padding))
-        again = apply_gin(images, make_draw(shape, networks=networks, padding=padding))
-        other = apply_gin(images, make_draw(shape, seed=1, networks=networks, padding=padding))
+        first = apply_gin(images, gin_draw(shape, networks=networks, padding=padding))
+        again = apply_gin(images, gin_draw(shape, networks=networks, padding=padding))
+        other = apply_gin(images, gin_draw(shape, seed=1, networks=networks, padding=padding))
 
         assert torch.equal(first, again)
         assert not torch.allclose(first, other)
@@ -152,7 +141,7 @@ class TestEveryKind:
     def test_chance_zero_is_the_identity(self, shape, networks, padding):
         images = make_images(shape)
 
-        assert torch.equal(apply_gin(images, make_draw(shape, networks=networks, probability=0.0, padding=padding)), images)
+        assert torch.equal(apply_gin(images, gin_draw(shape, networks=networks, probability=0.0, padding=padding)), images)
 
 
 def test_a_volume_of_one_slice_is_that_slice():
@@ -166,7 +155,7 @@ def test_a_volume_of_one_slice_is_that_slice():
 
 def test_samples_left_alone_are_bit_identical():
     images = make_images((8, 1, 6, 6), dtype=torch.float32)
-    draw = make_draw(images.shape, probability=0.5)
+    draw = gin_draw(images.shape, probability=0.5)
 
     remapped = apply_gin(images, draw)
 
@@ -176,12 +165,12 @@ def test_samples_left_alone_are_bit_identical():
 
 
 def test_all_samples_are_remapped_with_chance_one():
-    assert bool(make_draw((64, 1, 4, 4), probability=1.0).remapped.all())
+    assert bool(gin_draw((64, 1, 4, 4), probability=1.0).remapped.all())
 
 
 @pytest.mark.parametrize("networks", ["per_sample", "shared"])
 def test_numbers_are_drawn_in_the_order_of_the_contract(networks):
-    draw = make_draw((4, 1, 5, 5), seed=3, networks=networks, probability=0.5)
+    draw = gin_draw((4, 1, 5, 5), seed=3, networks=networks, probability=0.5)
     numbers = generator(3)
     num_networks = 1 if networks == "shared" else 4
 
@@ -198,7 +187,7 @@ def test_numbers_are_drawn_in_the_order_of_the_contract(networks):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_any_floating_dtype_is_kept_and_computed_in_float32_at_least(dtype):
     images = (1000 * make_images((1, 1, 24, 24, 24))).to(dtype)  # the squares overflow float16
-    draw = make_draw(images.shape, padding="replicate")
+    draw = gin_draw(images.shape, padding="replicate")
 
     remapped = apply_gin(images, draw)
 
@@ -209,7 +198,7 @@ def test_any_floating_dtype_is_kept_and_computed_in_float32_at_least(dtype):
 
 def test_autocast_does_not_reach_inside():
     images = make_images((2, 1, 8, 8), dtype=torch.float32)
-    draw = make_draw(images.shape)
+    draw = gin_draw(images.shape)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = apply_gin(images, draw)
@@ -221,7 +210,7 @@ def test_nothing_outside_is_touched():
     images = make_images((2, 1, 6, 6), dtype=torch.float32).requires_grad_()
     before, state = images.detach().clone(), torch.get_rng_state()
 
-    remapped = apply_gin(images, make_draw(images.shape))
+    remapped = apply_gin(images, gin_draw(images.shape))
 
     assert torch.equal(images, before)
     assert torch.equal(torch.get_rng_state(), state)
@@ -236,14 +225,14 @@ def test_no_label_can_enter():
 @pytest.mark.parametrize("networks", ["per_sample", "shared"])
 def test_a_draw_for_other_images_is_refused(shape, networks):
     with pytest.raises(ValueError, match=r"\(2, 1, 2\) cannot be applied to"):
-        apply_gin(make_images(shape), make_draw((2, 1, 6, 6), networks=networks))
+        apply_gin(make_images(shape), gin_draw((2, 1, 6, 6), networks=networks))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernel_sizes_of_each_sample(shape):
     """With sizes a sample, some of a batch keep only the centre of a kernel and others all of it."""
     shape = (64, *shape[1:])
-    for layer in make_draw(shape, kernel_sizes="per_sample").layers:
+    for layer in gin_draw(shape, kernel_sizes="per_sample").layers:
         kernels = layer.weight.flatten(1, 2).flatten(2)
         center = kernels.shape[2] // 2
         pointwise = kernels.count_nonzero(dim=2).eq(1).all(dim=1)
@@ -254,7 +243,7 @@ def test_kernel_sizes_of_each_sample(shape):
 
 def test_a_sample_of_pointwise_kernels_commutes_with_any_permutation_beside_others_that_do_not():
     shape = (64, 1, 6, 5)
-    draw = make_draw(shape, kernel_sizes="per_sample")
+    draw = gin_draw(shape, kernel_sizes="per_sample")
     pointwise = torch.stack([layer.weight.flatten(3)[..., 0].eq(0).flatten(1).all(dim=1) for layer in draw.layers]).all(dim=0)
     images = make_images(shape)
     order = torch.randperm(30, generator=generator())
@@ -270,7 +259,7 @@ def test_a_sample_of_pointwise_kernels_commutes_with_any_permutation_beside_othe
 @pytest.mark.parametrize("kernel_sizes", ["per_batch", "per_sample"])
 @pytest.mark.parametrize("shape", [(8, 1, 5, 5), (8, 2, 4, 4, 4)])
 def test_fan_in_divides_each_kernel_by_the_root_of_what_it_adds_up(kernel_sizes, shape):
-    unit, scaled = (make_draw(shape, kernel_sizes=kernel_sizes, initial_scale=scale) for scale in ("unit", "fan_in"))
+    unit, scaled = (gin_draw(shape, kernel_sizes=kernel_sizes, initial_scale=scale) for scale in ("unit", "fan_in"))
 
     for before, after in zip(unit.layers, scaled.layers, strict=True):
         fan_in = before.weight[:, 0].flatten(1).count_nonzero(dim=1).view(-1, *[1] * (before.weight.ndim - 1))
@@ -289,7 +278,7 @@ def spread(images):
 def test_the_guard_leaves_no_flat_image_and_all_others_as_they_were(networks, shape):
     params = gin_params(networks=networks, padding="replicate")
     images = 0.3 * make_images(shape) + 0.5  # far from z-scored: shifts flatten many
-    draws = (make_draw(shape, seed, networks=networks, padding="replicate") for seed in count())
+    draws = (gin_draw(shape, seed, networks=networks, padding="replicate") for seed in count())
     draw = next(draw for draw in draws if (spread(apply_gin(images, draw)) < 0.05).any())
     flat = spread(apply_gin(images, draw)) < 0.05
 
@@ -304,7 +293,7 @@ def test_the_guard_gives_up_on_nothing_and_draws_nothing_without_need():
     params, numbers = gin_params(), generator(1)
     constant = torch.ones(4, 1, 6, 6)
 
-    unchanged = redraw_flat(constant, draw := make_draw(constant.shape), params=params, generator=numbers)
+    unchanged = redraw_flat(constant, draw := gin_draw(constant.shape), params=params, generator=numbers)
 
     assert unchanged is draw
     assert torch.equal(numbers.get_state(), generator(1).get_state())

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fedsilo.segmentation.gin import apply_gin, sample_gin
-from tests.gin_settings import gin_params
+from fedsilo.segmentation.gin import apply_gin
+from tests.gin_settings import gin_draw
 from tests.parity import gin_oracle
 
 
@@ -20,17 +20,6 @@ def generator(seed):
 
 def wave(shape):
     return torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.7).float().reshape(shape)
-
-
-def draw_for(shape, seed, *, probability=1.0, **changes):
-    return sample_gin(
-        shape[0],
-        shape[1],
-        spatial_dims=len(shape) - 2,
-        params=gin_params(**changes),
-        probability=probability,
-        generator=generator(seed),
-    )
 
 
 # fmt: off
@@ -71,7 +60,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("networks", "shape"), GOLDEN)
 def test_the_releases_are_matched_from_one_generator(networks, shape):
-    remapped = apply_gin(wave(shape), draw_for(shape, 7, networks=networks))
+    remapped = apply_gin(wave(shape), gin_draw(shape, 7, networks=networks))
 
     assert_close(remapped.flatten(), torch.tensor(GOLDEN[networks, shape]), rtol=1e-6, atol=1e-6)
 
@@ -82,7 +71,7 @@ def test_the_releases_are_matched_from_one_generator(networks, shape):
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
 def test_the_oracle_agrees(seed, shape, networks, padding):
     images = torch.randn(shape, generator=generator(seed))
-    draw = draw_for(shape, seed, networks=networks, padding=padding)
+    draw = gin_draw(shape, seed, networks=networks, padding=padding)
 
     expected = torch.tensor(gin_oracle.apply(images.tolist(), draw), dtype=torch.float64)
 
@@ -93,7 +82,7 @@ def test_the_oracle_agrees(seed, shape, networks, padding):
 
 def test_the_oracle_agrees_on_which_samples_are_remapped():
     images = torch.randn((6, 1, 4, 4), generator=generator(0), dtype=torch.float64)
-    draw = draw_for(images.shape, 5, probability=0.5, padding="replicate")
+    draw = gin_draw(images.shape, 5, probability=0.5, padding="replicate")
 
     expected = torch.tensor(gin_oracle.apply(images.tolist(), draw), dtype=torch.float64)
 
@@ -111,6 +100,6 @@ PINNED = [
 def test_replicate_and_probability_keep_their_numbers():
     """Our own additions, pinned: torch 2.13.0, seed 11, two of four samples remapped; the others are the input."""
     shape = (4, 1, 3, 3)
-    remapped = apply_gin(wave(shape), draw_for(shape, 11, probability=0.5, padding="replicate"))
+    remapped = apply_gin(wave(shape), gin_draw(shape, 11, probability=0.5, padding="replicate"))
 
     assert_close(remapped[:, 0, :, 1], torch.tensor(PINNED), rtol=1e-6, atol=1e-6)
