@@ -90,10 +90,11 @@ def bare(federation: Federation) -> tuple[float, dict[str, str]]:
                     train_loss=trained.mean_loss,
                     val_dice_global=None,
                     val_dice_inside=None,
+                    latent_size=None,
                     state=local,
                 )
             )
-        server, _ = aggregation.step(server, received, weighting=params.weighting, roles=roles)
+        server, _ = aggregation.step(server, received, weights=aggregation.site_weights(received, params.weighting), roles=roles)
     states.restore(model, server)
     for site in federation.sites:
         score(site)

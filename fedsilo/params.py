@@ -91,13 +91,23 @@ class GinParams(Section):
     redraw_flat: bool = Field(description="draw again where a remapped image is nearly constant")
 
 
+class LearnedParams(Section):
+    """Learned GIN: a site's invertible remapping, trained beside the network and never sent."""
+
+    steps: Count = Field(description="of flow and critic at a site in a round")
+    critic_weight: Annotated[float, Field(ge=0)] = Field(description="of the critic in the flow's loss, before it adapts")
+
+
 class AppearanceParams(Section):
     """How the intensities of training images are changed; those of validation and test never are."""
 
-    method: Literal["gin", "gin_ipa", "photometric", "bezier", "randconv", "none"]
+    method: Literal["gin", "gin_ipa", "learned", "both", "photometric", "bezier", "randconv", "none"] = Field(
+        description="both: a coin a sample between gin and learned"
+    )
     probability: Share = Field(description="chance that a sample is changed")
     consistency: Annotated[float, Field(ge=0)] = Field(description="gin_ipa: weight of the disagreement between the three views")
-    gin: GinParams = Field(description="of gin and gin_ipa")
+    gin: GinParams = Field(description="of gin, gin_ipa and both")
+    learned: LearnedParams = Field(description="of learned and both")
 
 
 class SpatialParams(Section):
@@ -128,6 +138,14 @@ class DistillationParams(Section):
     temperature: Positive
 
 
+class LatentWeightParams(Section):
+    """Weights of sites by the effective size of their data in the latent space of learned GIN."""
+
+    size: Literal["kish", "vendi", "product"] = Field(description="cases x coverage, diversity, or coverage x diversity")
+    modalities: Literal["global", "balanced"] = Field(description="balanced: every modality weighs the same")
+    history: Share = Field(description="weight of earlier rounds in a site's size")
+
+
 class FederateParams(Section):
     """Rounds of local training and averaging."""
 
@@ -135,7 +153,8 @@ class FederateParams(Section):
     local_epochs: Count
     batch_size: Count
     patch_zyx: tuple[Count, Count, Count] = Field(description="training crop in working voxels; z is ignored in 2D")
-    weighting: Literal["cases", "slices", "uniform"] = Field(description="a site's weight in the average")
+    weighting: Literal["cases", "slices", "uniform", "latent"] = Field(description="a site's weight in the average")
+    latent_weights: LatentWeightParams = Field(description="of weighting latent")
     momentum: Share = Field(description="weight of a site's history in its inside model; 0 keeps only the last round")
     validate_every: Count = Field(description="rounds between validations; the last round is always validated")
     network: NetworkParams
@@ -143,6 +162,12 @@ class FederateParams(Section):
     appearance: AppearanceParams
     spatial: SpatialParams
     distillation: DistillationParams
+
+    @model_validator(mode="after")
+    def _latents_exist(self) -> "FederateParams":
+        if self.weighting == "latent" and self.appearance.method not in ("learned", "both"):
+            raise ValueError("weighting latent needs appearance.method learned or both: without them there is no latent space")
+        return self
 
 
 class InsideParams(Section):

@@ -114,7 +114,7 @@ def _write_rounds(federation: Federation, best_global: int, best_inside: dict[st
     journal = federation.journal()
     columns = (
         "round,site,num_cases,num_slices,weight,train_loss,val_dice_global,val_dice_inside,"
-        "update_norm,update_bytes,selected_global,selected_inside"
+        "update_norm,update_bytes,latent_size,selected_global,selected_inside"
     )
     lines = [columns]
     for round_index in range(federation.params.federate.rounds):
@@ -132,6 +132,7 @@ def _write_rounds(federation: Federation, best_global: int, best_inside: dict[st
                 record.val_dice_inside,
                 server.update_norms[site],
                 record.update_bytes,
+                record.latent_size,
                 int(round_index + 1 == best_global),
                 int(round_index == best_inside[site]),
             ]

@@ -79,6 +79,7 @@ def finetune_site(*, site: str, federation: Federation, device: str) -> Path:
         annotated=data.annotated,
         params=params,
         stream=training.Stream(federation.params.seed, "finetune", site, params.rounds),
+        remapper=rounds.final_remapper(federation, site, data, device),
         amp=federation.params.runtime.amp,
     )
     path = paths.baseline_state(site, "finetuned")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,14 @@ from fedsilo.params import Params
 from tasks.paths import RunPaths
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import nn
 
     from fedsilo.federation.aggregation import AggregationRecord
     from fedsilo.federation.journal import Journal
     from fedsilo.federation.updates import SiteUpdate
+    from fedsilo.segmentation.remapper import Remapper
     from tasks.sites import SiteInputs
 
 VALIDATION_BATCH = 32
@@ -37,6 +40,10 @@ class Federation:
     def sites(self) -> list[str]:
         """Inside sites by name."""
         return [site.name for site in self.roster.inside]
+
+    def modalities(self, site: str) -> tuple[str, ...]:
+        """List the modalities of a site's data."""
+        return (self.roster.site(site).modality,)
 
     @property
     def num_classes(self) -> int:
@@ -84,7 +91,7 @@ def open_journal(federation: Federation) -> Opened:
     point = journal.resume_point(federation.params.federate.rounds)
     warnings.extend(f"checkpoint refused, falling back to the last good one: {reason}" for reason in point.refused)
     if point.round_index == 0:
-        journal.write_server(states.snapshot(build_network(federation)), 0, weights={}, update_norms={})
+        journal.write_server(states.snapshot(build_network(federation)), 0, weights={}, update_norms={}, latent_sizes={})
     return Opened(point.round_index, tuple(warnings))
 
 
@@ -93,6 +100,7 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
     from fedsilo import files
     from fedsilo.federation import inside, states, updates
     from fedsilo.federation.journal import SiteRecord
+    from fedsilo.segmentation import latent_size as latent_sizes
     from fedsilo.segmentation import training
     from tasks import sites
 
@@ -111,6 +119,10 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
         moments = states.load(
             journal.moments_path(site, round_index - 1), journal.site_record(site, round_index - 1).moments_sha256
         )
+    remapper = build_remapper(federation, site, device)
+    if remapper is not None and round_index > 0:
+        record = journal.site_record(site, round_index - 1)
+        remapper.restore(states.load(journal.remapper_path(site, round_index - 1), record.remapper_sha256))
     trained = training.train(
         model,
         data.training,
@@ -119,10 +131,15 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
         annotated=data.annotated,
         params=params,
         stream=training.Stream(federation.params.seed, "federate", site, round_index),
-        moments=moments,
+        initial_moments=moments,
+        remapper=remapper,
         amp=federation.params.runtime.amp,
     )
     local = states.snapshot(model)
+    latent_size = None
+    if remapper is not None and params.weighting == "latent":
+        measured = latent_sizes.measure(remapper.flow, data.training.cases, data.validation)
+        latent_size = measured.size(params.latent_weights.size)
     history = None
     if round_index > 0:
         record = journal.site_record(site, round_index - 1)
@@ -141,11 +158,13 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
         train_loss=trained.mean_loss,
         val_dice_global=val_dice_global,
         val_dice_inside=val_dice_inside,
+        latent_size=latent_size,
         state=local,
     )
     manifest = updates.save(update, journal.update_dir(site, round_index))
     inside_sha256 = states.save(personal, journal.inside_path(site, round_index))
     moments_sha256 = states.save(trained.moments, journal.moments_path(site, round_index)) if keep else None
+    remapper_sha256 = states.save(remapper.state(), journal.remapper_path(site, round_index)) if remapper else None
     journal.write_site(
         SiteRecord(
             site=site,
@@ -158,6 +177,9 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
             update_bytes=manifest.with_suffix(".safetensors").stat().st_size,
             inside_sha256=inside_sha256,
             moments_sha256=moments_sha256,
+            latent_size=latent_size,
+            remapper_sha256=remapper_sha256,
+            remapper=asdict(trained.remapper) if trained.remapper else None,
         )
     )
     return manifest
@@ -193,10 +215,57 @@ def aggregate(federation: Federation, round_index: int) -> tuple[list[SiteUpdate
             reference_state=server,
             roles=roles,
         )
-    state, record = aggregation.step(server, received, weighting=federation.params.federate.weighting, roles=roles)
-    journal.write_server(state, round_index + 1, weights=record.weights, update_norms=record.delta_norms)
+    weights, sizes = _weigh(federation, received, journal.server_record(round_index).latent_sizes)
+    state, record = aggregation.step(server, received, weights=weights, roles=roles)
+    journal.write_server(state, round_index + 1, weights=record.weights, update_norms=record.delta_norms, latent_sizes=sizes)
     journal.prune(round_index + 1)
     return received, record
+
+
+def _weigh(
+    federation: Federation, received: Sequence[SiteUpdate], previous: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Weigh a round's sites; also return their smoothed latent sizes, if they are weighted by them."""
+    from fedsilo.federation import aggregation, latent_weights
+
+    params = federation.params.federate
+    if params.weighting != "latent":
+        return aggregation.site_weights(received, params.weighting), {}
+    chosen = params.latent_weights
+    sizes = latent_weights.smooth(aggregation.latent_sizes(received), previous, history=chosen.history)
+    modalities = {site: federation.modalities(site) for site in sizes}
+    return latent_weights.weights(sizes, modalities, rule=chosen.modalities), sizes
+
+
+def build_remapper(federation: Federation, site: str, device: str) -> Remapper | None:
+    """Build a site's learned remapping as it starts; None if the params need none."""
+    import torch
+
+    from fedsilo import seeds
+    from fedsilo.segmentation import appearance
+    from fedsilo.segmentation.remapper import Remapper
+
+    params = federation.params.federate
+    if params.appearance.method not in appearance.LEARNED:
+        return None
+    return Remapper(
+        spatial_dims=params.network.spatial_dims,
+        num_classes=federation.num_classes,
+        generator=seeds.generator(federation.params.seed, "remapper", site),
+        device=torch.device(device),
+    )
+
+
+def final_remapper(federation: Federation, site: str, data: SiteInputs, device: str) -> Remapper | None:
+    """Train a site's learned remapping anew to what it was after the last round: it depends on the site's data alone."""
+    from fedsilo.segmentation import training
+
+    remapper, params = build_remapper(federation, site, device), federation.params.federate
+    if remapper is not None:
+        for round_index in range(params.rounds):
+            stream = training.Stream(federation.params.seed, "federate", site, round_index)
+            training.train_remapper(remapper, data.training, params=params, stream=stream)
+    return remapper
 
 
 def build_network(federation: Federation) -> nn.Module:

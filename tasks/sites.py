@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from jaxtyping import Float, UInt8
-from torch import Tensor
-
 from fedsilo import files
 from fedsilo.cohort import batches, manifest, preprocess
+from fedsilo.cohort.batches import LabelledCase
 from fedsilo.cohort.manifest import ManifestRow
 from fedsilo.errors import DataError
 from fedsilo.types import Split
@@ -19,7 +17,7 @@ class SiteInputs:
     """What training and validation need of a site."""
 
     training: batches.SiteData
-    validation: tuple[tuple[Float[Tensor, "c z y x"], UInt8[Tensor, "z y x"]], ...]
+    validation: tuple[LabelledCase, ...]
     annotated: tuple[int, ...]
     num_cases: int
     num_slices: int
@@ -72,10 +70,16 @@ def _load(folder: Path, spatial_dims: int, _manifest_sha256: str) -> SiteInputs:
     if not rows:
         raise DataError(f"site {folder.name} has no training case")
     cases = [preprocess.load(folder / row.file) for row in rows]
-    held_out = [preprocess.load(folder / row.file) for row in rows_of(folder, "val")]
+    held_out_rows = rows_of(folder, "val")
+    held_out = [preprocess.load(folder / row.file) for row in held_out_rows]
     return SiteInputs(
-        training=batches.site_data([batches.TrainingCase(case.image, case.label) for case in cases], spatial_dims=spatial_dims),
-        validation=tuple((case.image, case.label) for case in held_out),
+        training=batches.site_data(
+            [LabelledCase(case.image, case.label, row.modality) for row, case in zip(rows, cases, strict=True)],
+            spatial_dims=spatial_dims,
+        ),
+        validation=tuple(
+            LabelledCase(case.image, case.label, row.modality) for row, case in zip(held_out_rows, held_out, strict=True)
+        ),
         annotated=annotated(rows[0]),
         num_cases=len(cases),
         num_slices=sum(case.label.shape[0] for case in cases),

@@ -2,12 +2,14 @@
 
 import torch
 
-from fedsilo.params import AppearanceParams, GinParams
+from fedsilo.params import AppearanceParams, GinParams, LearnedParams
 from fedsilo.segmentation.gin import sample_gin
 
 RELEASED = {
     "networks": "per_sample", "padding": "zeros", "kernel_sizes": "per_batch", "initial_scale": "unit", "redraw_flat": False,
 }  # fmt: skip
+
+LEARNED = LearnedParams(steps=4, critic_weight=0.05)
 
 
 def gin_params(**changes):
@@ -26,4 +28,4 @@ def gin_draw(shape, seed=0, *, probability=1.0, **changes):
 
 
 def appearance_params(method, probability=1.0, **changes):
-    return AppearanceParams(method=method, probability=probability, consistency=10.0, gin=gin_params(**changes))
+    return AppearanceParams(method=method, probability=probability, consistency=10.0, gin=gin_params(**changes), learned=LEARNED)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -12,12 +13,31 @@ CROPS_PER_CASE = 3
 """Crops of a case in one epoch of 3D training; the first of them shows an organ for certain (nnU-Net's third)."""
 
 
+MODALITIES: tuple[Literal["CT", "MR"], ...] = ("CT", "MR")
+"""Position is the number of a modality in `Batch.modalities`."""
+
+
 @dataclass(frozen=True)
-class TrainingCase:
-    """What training needs of a prepared case."""
+class LabelledCase:
+    """What training and validation need of a prepared case."""
 
     image: Float[Tensor, "c z y x"]
     label: UInt8[Tensor, "z y x"]
+    modality: Literal["CT", "MR"]
+
+
+class Batch(NamedTuple):
+    """Samples of one step.
+
+    Attributes:
+        images: Cropped or padded to the patch.
+        labels: Of the same samples.
+        modalities: Position of each sample's modality in ``MODALITIES``.
+    """
+
+    images: Float[Tensor, "b c *space"]
+    labels: Int[Tensor, "b *space"]
+    modalities: Int[Tensor, " b"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +65,12 @@ class SiteData:
         spatial_dims: 2 or 3.
     """
 
-    cases: tuple[TrainingCase, ...]
+    cases: tuple[LabelledCase, ...]
     items: tuple[Item, ...]
     spatial_dims: int
 
 
-def site_data(cases: Sequence[TrainingCase], *, spatial_dims: int) -> SiteData:
+def site_data(cases: Sequence[LabelledCase], *, spatial_dims: int) -> SiteData:
     """List a site's samples in a fixed order.
 
     Args:
@@ -68,9 +88,7 @@ def site_data(cases: Sequence[TrainingCase], *, spatial_dims: int) -> SiteData:
     return SiteData(tuple(cases), tuple(items), spatial_dims)
 
 
-def epoch(
-    data: SiteData, *, batch_size: int, patch_zyx: tuple[int, int, int], generator: torch.Generator
-) -> Iterator[tuple[Float[Tensor, "b c *space"], Int[Tensor, "b *space"]]]:
+def epoch(data: SiteData, *, batch_size: int, patch_zyx: tuple[int, int, int], generator: torch.Generator) -> Iterator[Batch]:
     """Yield one epoch of batches: every sample once, and every batch with an organ if there are enough to go round.
 
     Samples with and without an organ are shuffled apart and dealt out in proportion, so that each batch of eight has at
@@ -78,15 +96,21 @@ def epoch(
     The last, smaller batch is kept unless it has a single sample (BatchNorm) and there are others.
 
     Yields:
-        Images (B, C, *space) float32 and labels (B, *space) int64, cropped or padded to the patch.
+        Images float32 and labels int64, cropped or padded to the patch.
     """
     order = _deal(data.items, generator)
     starts = list(range(0, len(order), batch_size))
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
     for start in starts:
-        samples = [_sample(data, item, patch_zyx, generator) for item in order[start : start + batch_size]]
-        yield torch.stack([image for image, _ in samples]), torch.stack([label for _, label in samples]).long()
+        dealt = order[start : start + batch_size]
+        samples = [_sample(data, item, patch_zyx, generator) for item in dealt]
+        modalities = [MODALITIES.index(data.cases[item.case_index].modality) for item in dealt]
+        yield Batch(
+            torch.stack([image for image, _ in samples]),
+            torch.stack([label for _, label in samples]).long(),
+            torch.tensor(modalities),
+        )
 
 
 def num_batches(data: SiteData, batch_size: int) -> int:

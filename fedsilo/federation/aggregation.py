@@ -1,5 +1,6 @@
 """The server's step: from one round's updates to the next global state."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ from fedsilo.federation.updates import SiteUpdate
 from fedsilo.tensors import StateDict
 from fedsilo.types import EntryRole
 
-Weighting = Literal["cases", "slices", "uniform"]
+PlainWeighting = Literal["cases", "slices", "uniform"]
 """A site's weight: its training cases, its training slices, or the same for all."""
 
 
@@ -30,28 +31,38 @@ class AggregationRecord:
     delta_norms: Mapping[str, float]
 
 
-def site_weights(updates: Sequence[SiteUpdate], weighting: Weighting) -> dict[str, float]:
+def site_weights(updates: Sequence[SiteUpdate], weighting: PlainWeighting) -> dict[str, float]:
     """Return each site's share in the average, by sorted site; shares sum to 1.
 
     Raises:
         UpdateRefusedError: There is no update, a site sent two, or one has nothing to be weighted by.
     """
-    if not updates:
-        raise UpdateRefusedError("membership", "cannot aggregate a round without updates, expected at least one")
-    sizes: dict[str, int] = {}
-    for update in sorted(updates, key=lambda update: update.site):
-        if update.site in sizes:
-            raise UpdateRefusedError("membership", f"site {update.site!r} sent two updates in one round, expected one")
-        sizes[update.site] = {"cases": update.num_cases, "slices": update.num_slices, "uniform": 1}[weighting]
-        if sizes[update.site] < 1:
-            raise UpdateRefusedError(
-                "cases", f"update of {update.site!r} has {sizes[update.site]} {weighting}, expected at least 1"
-            )
+    sizes = {
+        site: {"cases": update.num_cases, "slices": update.num_slices, "uniform": 1}[weighting]
+        for site, update in _by_site(updates).items()
+    }
+    for site, size in sizes.items():
+        if size < 1:
+            raise UpdateRefusedError("cases", f"update of {site!r} has {size} {weighting}, expected at least 1")
     return {site: size / sum(sizes.values()) for site, size in sizes.items()}
 
 
+def latent_sizes(updates: Sequence[SiteUpdate]) -> dict[str, float]:
+    """Read what each site says of its effective size, by sorted site.
+
+    Raises:
+        UpdateRefusedError: There is no update, a site sent two, or one says no size above 0.
+    """
+    sizes = {}
+    for site, update in _by_site(updates).items():
+        if update.latent_size is None or update.latent_size <= 0:
+            raise UpdateRefusedError("cases", f"update of {site!r} has latent_size {update.latent_size}, expected it above 0")
+        sizes[site] = update.latent_size
+    return sizes
+
+
 def step(
-    server_state: StateDict, updates: Sequence[SiteUpdate], *, weighting: Weighting, roles: Mapping[str, EntryRole]
+    server_state: StateDict, updates: Sequence[SiteUpdate], *, weights: Mapping[str, float], roles: Mapping[str, EntryRole]
 ) -> tuple[dict[str, Tensor], AggregationRecord]:
     """Take one FedAvg step: ``x + sum_k p_k (y_k - x)`` in float64, sites in sorted order whatever the order given.
 
@@ -61,22 +72,25 @@ def step(
     Args:
         server_state: ``x``, the state that the round started from; not modified.
         updates: One or more admitted updates with states ``y_k``; not modified. One delta is held at a time.
-        weighting: What ``p_k`` is proportional to.
+        weights: ``p_k`` of each update's site; sum to 1.
         roles: Role of every entry of the state.
 
     Returns:
         The next global state, new, with the names, dtypes and devices of ``server_state``; and a record of the step.
 
     Raises:
-        UpdateRefusedError: As `site_weights`; an empty round gives no state.
+        UpdateRefusedError: There is no update, or a site sent two.
+        ValueError: The weights are of other sites, or do not sum to 1.
         StateMismatchError: An update's state differs from the server's in names, shapes or dtypes, or a role does not fit.
 
     Reference:
         McMahan et al., Communication-efficient learning of deep networks from decentralized data, AISTATS 2017, with weights
         by cases. FedGIN weighs by slices. Deviation: running variances are pooled, counters are not averaged (ADR 0004).
     """
-    weights = site_weights(updates, weighting)
-    by_site = {update.site: update.state for update in updates}
+    by_site = {site: update.state for site, update in _by_site(updates).items()}
+    if weights.keys() != by_site.keys() or not math.isclose(sum(weights.values()), 1.0):
+        raise ValueError(f"cannot weigh {', '.join(by_site)} by {dict(weights)}: expected a share of each that sum to 1")
+    weights = {site: weights[site] for site in by_site}
     for site in weights:
         states.check_same(server_state, by_site[site], f"update of {site!r}")
     states.check_roles(server_state, roles)
@@ -99,3 +113,19 @@ def step(
         for name, tensor in server_state.items()
     }
     return next_state, AggregationRecord(weights=weights, delta_norms=delta_norms)
+
+
+def _by_site(updates: Sequence[SiteUpdate]) -> dict[str, SiteUpdate]:
+    """Sort updates by site.
+
+    Raises:
+        UpdateRefusedError: There is none, or a site sent two.
+    """
+    if not updates:
+        raise UpdateRefusedError("membership", "cannot aggregate a round without updates, expected at least one")
+    by_site: dict[str, SiteUpdate] = {}
+    for update in sorted(updates, key=lambda update: update.site):
+        if update.site in by_site:
+            raise UpdateRefusedError("membership", f"site {update.site!r} sent two updates in one round, expected one")
+        by_site[update.site] = update
+    return by_site

@@ -6,7 +6,7 @@ Layout of a journal folder::
     server/<round>.safetensors, .json      the global state at the start of a round, and how it came about
     sites/<site>/<round>/validation.json   the site's validation Dice of the global state that opened the round
     sites/<site>/<round>/update/           the SiteUpdate: the part that leaves the site
-    sites/<site>/<round>/inside.safetensors, moments.safetensors   private to the site
+    sites/<site>/<round>/inside.safetensors, moments.safetensors, remapper.safetensors   private to the site
     sites/<site>/<round>/done.json         hashes and numbers of the above, written last
 
 A record names the SHA-256 of the states beside it. States of rounds that nothing needs any more are removed, records stay.
@@ -40,16 +40,20 @@ class SiteRecord:
     update_bytes: int
     inside_sha256: str
     moments_sha256: str | None
+    latent_size: float | None
+    remapper_sha256: str | None
+    remapper: Mapping[str, float | None] | None
 
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """A global state: the round it opens, its hash, and the weights of the updates it was made from."""
+    """A global state: the round it opens, its hash, the weights of the updates it was made from, and their smoothed sizes."""
 
     round_index: int
     sha256: str
     weights: Mapping[str, float]
     update_norms: Mapping[str, float]
+    latent_sizes: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,29 @@ class Journal:
         """Return the file of a site's optimiser moments after a round."""
         return self.site_dir(site, round_index) / "moments.safetensors"
 
+    def remapper_path(self, site: str, round_index: int) -> Path:
+        """Return the file of a site's learned remapping after a round."""
+        return self.site_dir(site, round_index) / "remapper.safetensors"
+
     def write_server(
-        self, state: StateDict, round_index: int, *, weights: Mapping[str, float], update_norms: Mapping[str, float]
+        self,
+        state: StateDict,
+        round_index: int,
+        *,
+        weights: Mapping[str, float],
+        update_norms: Mapping[str, float],
+        latent_sizes: Mapping[str, float],
     ) -> Path:
         """Store the global state that opens a round, then its record."""
         path = self.server_path(round_index)
         sha256 = states.save(state, path)
-        record = {"round": round_index, "sha256": sha256, "weights": dict(weights), "update_norms": dict(update_norms)}
+        record = {
+            "round": round_index,
+            "sha256": sha256,
+            "weights": dict(weights),
+            "update_norms": dict(update_norms),
+            "latent_sizes": dict(latent_sizes),
+        }
         files.write_json(path.with_suffix(".json"), record)
         return path
 
@@ -144,6 +164,7 @@ class Journal:
                 sha256=str(content["sha256"]),
                 weights=_numbers(content["weights"]),
                 update_norms=_numbers(content["update_norms"]),
+                latent_sizes=_numbers(content["latent_sizes"]),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"record of round {round_index} in {self.folder / 'server'} is damaged: {error}") from error
@@ -204,6 +225,8 @@ class Journal:
         _check_file(self.inside_path(site, round_index), record.inside_sha256)
         if record.moments_sha256 is not None:
             _check_file(self.moments_path(site, round_index), record.moments_sha256)
+        if record.remapper_sha256 is not None:
+            _check_file(self.remapper_path(site, round_index), record.remapper_sha256)
 
     def resume_point(self, rounds: int) -> ResumePoint:
         """Find the latest round that can be gone on with.
@@ -257,6 +280,7 @@ class Journal:
             keep_inside = self.best_inside(site, last_done)
             for round_index in range(max(oldest, 0)):
                 self.moments_path(site, round_index).unlink(missing_ok=True)
+                self.remapper_path(site, round_index).unlink(missing_ok=True)
                 shutil.rmtree(self.update_dir(site, round_index), ignore_errors=True)
                 if round_index != keep_inside:
                     self.inside_path(site, round_index).unlink(missing_ok=True)

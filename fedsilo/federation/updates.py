@@ -15,7 +15,7 @@ from fedsilo.types import EntryRole
 
 TEXTS = ("site", "base_sha256")
 COUNTS = ("round_index", "num_cases", "num_slices")
-SCORES = ("train_loss", "val_dice_global", "val_dice_inside")
+SCORES = ("train_loss", "val_dice_global", "val_dice_inside", "latent_size")
 MANIFEST_KEYS = frozenset({*TEXTS, *COUNTS, *SCORES, "file", "sha256", "bytes"})
 
 
@@ -32,6 +32,7 @@ class SiteUpdate:
         train_loss: Mean over the round's batches.
         val_dice_global: Mean Dice of the received global state on the site's validation cases; None if not evaluated.
         val_dice_inside: The same of the site's inside model.
+        latent_size: Effective size of the site's data, rounded; None unless sites are weighted by it.
         state: After local training, on the CPU; parameters and buffers.
     """
 
@@ -43,6 +44,7 @@ class SiteUpdate:
     train_loss: float
     val_dice_global: float | None
     val_dice_inside: float | None
+    latent_size: float | None
     state: StateDict
 
 
@@ -103,6 +105,7 @@ def load(manifest_path: Path) -> SiteUpdate:
         train_loss=train_loss,
         val_dice_global=scores["val_dice_global"],
         val_dice_inside=scores["val_dice_inside"],
+        latent_size=scores["latent_size"],
         state=states.load(state_path, texts["sha256"]),
     )
 

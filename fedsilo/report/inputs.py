@@ -26,6 +26,7 @@ ROUNDS_COLUMNS = (
     "val_dice_inside",
     "update_norm",
     "update_bytes",
+    "latent_size",
     "selected_global",
     "selected_inside",
 )

@@ -1,18 +1,45 @@
 """How intensities of a training batch are changed: one interface over GIN and the augmentations that it is compared with."""
 
-from jaxtyping import Float
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from fedsilo.params import AppearanceParams
-from fedsilo.segmentation import bezier, gin, ipa, photometric, randconv
+from fedsilo.segmentation import bezier, gin, ipa, learned_gin, photometric, randconv, samples
 from fedsilo.segmentation.bezier import BezierDraw
 from fedsilo.segmentation.gin import GinDraw
 from fedsilo.segmentation.ipa import IpaDraw
+from fedsilo.segmentation.learned_gin import LearnedDraw
 from fedsilo.segmentation.photometric import PhotometricDraw
 from fedsilo.segmentation.randconv import RandConvDraw
 
-AppearanceDraw = GinDraw | IpaDraw | PhotometricDraw | BezierDraw | RandConvDraw | None
+
+@dataclass(frozen=True, eq=False)
+class BothDraw:
+    """A coin a sample: GIN or learned GIN.
+
+    Attributes:
+        gin: For all samples.
+        learned: For all samples.
+        tossed: Samples that take learned GIN.
+    """
+
+    gin: GinDraw
+    learned: LearnedDraw
+    tossed: Bool[Tensor, " b"]
+
+
+AppearanceDraw = GinDraw | IpaDraw | PhotometricDraw | BezierDraw | RandConvDraw | LearnedDraw | BothDraw | None
 """All that is random in one change of a batch; None changes nothing."""
+
+Remap = Callable[[Tensor, LearnedDraw], Tensor]
+"""A site's learned remapping of images, as a draw has it."""
+
+LEARNED = ("learned", "both")
+"""Methods that need a site's learned remapping."""
 
 
 def num_views(params: AppearanceParams) -> int:
@@ -33,39 +60,70 @@ def sample(images: Float[Tensor, "b c *space"], *, params: AppearanceParams, gen
     """
     num_samples, num_channels, spatial_dims = images.shape[0], images.shape[1], images.ndim - 2
     probability = params.probability
+    draw: AppearanceDraw
     match params.method:
         case "gin":
-            return gin.sample_for(images, params=params.gin, probability=probability, generator=generator)
+            draw = gin.sample_for(images, params=params.gin, probability=probability, generator=generator)
         case "gin_ipa":
-            return ipa.sample_ipa(images, params=params.gin, probability=probability, generator=generator)
+            draw = ipa.sample_ipa(images, params=params.gin, probability=probability, generator=generator)
         case "photometric":
-            return photometric.sample_photometric(num_samples, probability=probability, generator=generator)
+            draw = photometric.sample_photometric(num_samples, probability=probability, generator=generator)
         case "bezier":
-            return bezier.sample_bezier(num_samples, probability=probability, generator=generator)
+            draw = bezier.sample_bezier(num_samples, probability=probability, generator=generator)
         case "randconv":
-            return randconv.sample_randconv(
+            draw = randconv.sample_randconv(
                 num_samples, num_channels, spatial_dims=spatial_dims, probability=probability, generator=generator
             )
+        case "learned":
+            draw = learned_gin.sample_learned(num_samples, probability=probability, generator=generator)
+        case "both":
+            draw = BothDraw(
+                gin=gin.sample_for(images, params=params.gin, probability=probability, generator=generator),
+                learned=learned_gin.sample_learned(num_samples, probability=probability, generator=generator),
+                tossed=torch.rand(num_samples, generator=generator) < 1 / 2,
+            )
         case "none":
-            return None
+            draw = None
+    return draw
 
 
-def apply(images: Float[Tensor, "b c *space"], draw: AppearanceDraw) -> Float[Tensor, "n c *space"]:
+def apply(
+    images: Float[Tensor, "b c *space"], draw: AppearanceDraw, *, remap: Remap | None = None
+) -> Float[Tensor, "n c *space"]:
     """Change intensities as drawn; geometry, and with it the labels, stays.
+
+    Args:
+        images: Z-scored; not modified.
+        draw: Of `sample`.
+        remap: The site's learned remapping, which a `LearnedDraw` or `BothDraw` needs.
+
+    Raises:
+        ValueError: The draw needs a remapping and there is none.
 
     Returns:
         B images, or with an `IpaDraw` 3 B: all first views, then all second, then all third.
     """
     match draw:
         case GinDraw():
-            return gin.apply_gin(images, draw)
+            changed = gin.apply_gin(images, draw)
         case IpaDraw():
-            return ipa.apply_ipa(images, draw)
+            changed = ipa.apply_ipa(images, draw)
         case PhotometricDraw():
-            return photometric.apply_photometric(images, draw)
+            changed = photometric.apply_photometric(images, draw)
         case BezierDraw():
-            return bezier.apply_bezier(images, draw)
+            changed = bezier.apply_bezier(images, draw)
         case RandConvDraw():
-            return randconv.apply_randconv(images, draw)
+            changed = randconv.apply_randconv(images, draw)
+        case LearnedDraw():
+            changed = _needed(remap)(images, draw)
+        case BothDraw():
+            changed = samples.choose(draw.tossed, _needed(remap)(images, draw.learned), gin.apply_gin(images, draw.gin))
         case None:
-            return images
+            changed = images
+    return changed
+
+
+def _needed(remap: Remap | None) -> Remap:
+    if remap is None:
+        raise ValueError("a draw of learned GIN needs the site's remapping")
+    return remap

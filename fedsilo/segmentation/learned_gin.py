@@ -34,7 +34,7 @@ FOREGROUND = 0.04
 MAX_PIECES = 4
 IDENTITY, REFLECTED = 0.25, 0.25
 EDGE = 1e-4
-NUM_KNOTS = 4096
+NUM_KNOTS = 1024
 JUMP = 1e-5
 DIVERSITY = 0.6
 
@@ -196,18 +196,18 @@ def sample_learned(num_samples: int, *, probability: float, generator: Generator
 
 
 def apply_learned(
-    images: Float[Tensor, "b 1 *space"], flow: HistFlow, draw: LearnedDraw, *, code: Float[Tensor, " c"]
+    images: Float[Tensor, "b 1 *space"], flow: HistFlow, draw: LearnedDraw, *, codes: Float[Tensor, "b c"]
 ) -> Float[Tensor, "b 1 *space"]:
     """Give images another look; background and geometry stay.
 
-    Each image's map is one curve: tabulated at 4096 knots and on both sides of every jump, then looked up. It is blended and
+    Each image's map is one curve: tabulated at 1024 knots and on both sides of every jump, then looked up. It is blended and
     renormalised as GIN's: ``m = (1 - mix) x + mix g(x)``, ``m ||x|| / (||m|| + 1e-5)``.
 
     Args:
         images: Z-scored, one channel; not modified.
         flow: The site's.
         draw: Of `sample_learned`, for as many samples.
-        code: Of the site's images (`site_code`).
+        codes: Of the images (`image_codes`).
 
     Returns:
         Images of the same shape, dtype and device; samples that the draw leaves alone are bit-identical.
@@ -219,27 +219,27 @@ def apply_learned(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         original = images.to(torch.promote_types(images.dtype, torch.float32)).flatten(1)
         shown = foreground(original)
-        knots, mapped = tabulate(flow, quantiles(original, shown), draw, code=code)
+        knots, mapped, _ = tabulate(flow, quantiles(original, shown), draw, codes=codes.to(original))
         remapped = torch.where(shown, curves.interpolate(original.clamp(-BOUND, BOUND), knots, mapped), original)
         blended = samples.blend(original, remapped, draw.mix.to(original))
         return samples.choose(draw.remapped, samples.keep_norm(blended, original).view(images.shape), images)
 
 
 def remap(
-    flow: HistFlow, images: Float[Tensor, "b 1 *space"], draw: LearnedDraw, *, code: Float[Tensor, " c"]
+    flow: HistFlow, images: Float[Tensor, "b 1 *space"], draw: LearnedDraw, *, codes: Float[Tensor, "b c"]
 ) -> tuple[Float[Tensor, "b 1 *space"], Float[Tensor, "b q"]]:
-    """Remap every sample wholly, voxel by voxel and with gradient to the flow: what the flow and its critic are trained on.
+    """Remap every sample wholly, with gradient to the way out: what the critic judges while the flow is trained.
+
+    The way in and the move are taken as they are: a move's slope has no bound, and the likelihood trains the way in.
 
     Returns:
-        Images whose background is as it was, and the quantiles of the new look.
+        Images whose background is as it was, and the latent quantiles of each image, without gradient.
     """
     original = images.flatten(1)
     shown = foreground(original)
-    codes = code.to(original).expand(len(images), -1)
-    latent, _, _ = flow.encode(Look(original.clamp(-BOUND, BOUND), draw.style_in.to(original), quantiles(original, shown)), codes)
-    moved = Look(apply_move(latent.values, draw.move), draw.style_out.to(original), latent.quantiles)
-    decoded = flow.decode(moved, draw.code_out.to(original))
-    return torch.where(shown, decoded.values, original).view(images.shape), decoded.quantiles
+    knots, mapped, latent = tabulate(flow, quantiles(original, shown), draw, codes=codes.to(original))
+    remapped = curves.interpolate(original.clamp(-BOUND, BOUND), knots, mapped)
+    return torch.where(shown, remapped, original).view(images.shape), latent
 
 
 def diversity_loss(first: Float[Tensor, "b q"], second: Float[Tensor, "b q"]) -> Float[Tensor, ""]:
@@ -248,20 +248,30 @@ def diversity_loss(first: Float[Tensor, "b q"], second: Float[Tensor, "b q"]) ->
 
 
 def tabulate(
-    flow: HistFlow, image_quantiles: Float[Tensor, "b q"], draw: LearnedDraw, *, code: Float[Tensor, " c"]
-) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-    """Tabulate each sample's map of intensities: knots in [-5, 5], rising, and what becomes of them."""
-    count = len(image_quantiles)
-    codes = code.to(image_quantiles).expand(count, -1)
+    flow: HistFlow, image_quantiles: Float[Tensor, "b q"], draw: LearnedDraw, *, codes: Float[Tensor, "b c"]
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"], Float[Tensor, "b q"]]:
+    """Tabulate each sample's map of intensities.
+
+    Returns:
+        Knots in [-5, 5], rising; what becomes of them, with gradient to the way out only; the latent quantiles.
+    """
     style = draw.style_in.to(image_quantiles)
-    grid = torch.linspace(-BOUND, BOUND, NUM_KNOTS).to(image_quantiles).expand(count, -1)
-    ends, _, _ = flow.encode(Look(grid[:, :1], style, image_quantiles), codes)
-    cuts = torch.special.ndtri(draw.move.edges[:, 1:-1].to(image_quantiles).clamp(EDGE, 1 - EDGE))
-    jumps = flow.decode(Look(cuts, ends.style, ends.quantiles), codes).values
-    knots = torch.cat([grid, jumps - JUMP, jumps + JUMP], dim=1).clamp(-BOUND, BOUND).sort(dim=1).values
-    latent, _, _ = flow.encode(Look(knots, style, image_quantiles), codes)
-    moved = Look(apply_move(latent.values, draw.move), draw.style_out.to(image_quantiles), latent.quantiles)
-    return knots, flow.decode(moved, draw.code_out.to(image_quantiles)).values
+    with torch.no_grad():
+        grid = torch.linspace(-BOUND, BOUND, NUM_KNOTS).to(image_quantiles).expand(len(image_quantiles), -1)
+        ends, _, _ = flow.encode(Look(grid[:, :1], style, image_quantiles), codes)
+        cuts = torch.special.ndtri(draw.move.edges[:, 1:-1].to(image_quantiles).clamp(EDGE, 1 - EDGE))
+        jumps = flow.decode(Look(cuts, ends.style, ends.quantiles), codes).values
+        knots = torch.cat([grid, jumps - JUMP, jumps + JUMP], dim=1).clamp(-BOUND, BOUND).sort(dim=1).values
+        latent, _, _ = flow.encode(Look(knots, style, image_quantiles), codes)
+        moved = Look(apply_move(latent.values, draw.move), draw.style_out.to(image_quantiles), latent.quantiles)
+    return knots, flow.decode(moved, draw.code_out.to(image_quantiles)).values, latent.quantiles
+
+
+def decoded_quantiles(flow: HistFlow, latent_quantiles: Float[Tensor, "b q"], draw: LearnedDraw) -> Float[Tensor, "b q"]:
+    """Say how an image's foreground would be distributed under a draw's way out, with gradient."""
+    nothing = latent_quantiles[:, :0]
+    look = Look(nothing, draw.style_out.to(latent_quantiles), latent_quantiles)
+    return flow.decode(look, draw.code_out.to(latent_quantiles)).quantiles
 
 
 def likelihood_loss(flow: HistFlow, look: Look, code: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
@@ -279,11 +289,10 @@ def likelihood_loss(flow: HistFlow, look: Look, code: Float[Tensor, "b c"]) -> F
     return loss
 
 
-def site_code(modality: int, style: Float[Tensor, "b s"]) -> Float[Tensor, "b c"]:
-    """Make the code of images: one-hot modality (0 CT, 1 MR) and style numbers."""
-    onehot = torch.zeros(len(style), NUM_MODALITIES, dtype=style.dtype, device=style.device)
-    onehot[:, modality] = 1
-    return torch.cat([onehot, style], dim=1)
+def image_codes(modalities: Int[Tensor, " b"]) -> Float[Tensor, "b c"]:
+    """Make the codes of images as they are: one-hot modality (0 CT, 1 MR) and a style code of zeros."""
+    codes = torch.zeros(len(modalities), CODE_SIZE, device=modalities.device)
+    return codes.scatter(1, modalities[:, None], 1.0)
 
 
 def foreground(values: Float[Tensor, "b v"]) -> Bool[Tensor, "b v"]:

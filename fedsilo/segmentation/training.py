@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import math
 from dataclasses import dataclass
 
@@ -12,11 +13,10 @@ from fedsilo import seeds
 from fedsilo.cohort import batches
 from fedsilo.cohort.batches import SiteData
 from fedsilo.params import FederateParams, OptimizerParams
-from fedsilo.segmentation import appearance, losses, spatial
+from fedsilo.segmentation import appearance, losses, moments, spatial
+from fedsilo.segmentation.remapper import Remapper, RemapperRecord
 from fedsilo.tensors import StateDict
 from fedsilo.types import CLASS_DIM
-
-MOMENT_NAMES = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Trained:
         moments: AdamW's moments by ``<parameter>.<moment>``; private to the site.
         mean_loss: Over all steps.
         num_steps: Batches seen.
+        remapper: What the steps of the learned remapping gave; None without one.
     """
 
     moments: StateDict
     mean_loss: float
     num_steps: int
+    remapper: RemapperRecord | None
 
 
 def learning_rate(params: OptimizerParams, *, round_index: int, rounds: int) -> float:
@@ -76,14 +78,15 @@ def train(
     annotated: tuple[int, ...],
     params: FederateParams,
     stream: Stream,
-    moments: StateDict | None = None,
+    initial_moments: StateDict | None = None,
+    remapper: Remapper | None = None,
     amp: bool = False,
 ) -> Trained:
     """Train ``network`` in place on one site's samples, on the device it is on.
 
     Each batch: affine map of image and label, then the change of appearance (GIN) on the image alone, then network, marginal
     Dice + CE, with GIN-IPA the disagreement of its views, where organs are not annotated what the starting state knows of them
-    (from the image before GIN), AdamW.
+    (from the image before GIN), AdamW. A learned remapping takes its own few steps first.
 
     Args:
         network: Holds the state to start from; its parameters and buffers are changed.
@@ -93,33 +96,37 @@ def train(
         annotated: Values of the organs this site annotates.
         params: Batch size, patch, augmentation and weight decay.
         stream: Names of the random numbers.
-        moments: AdamW's moments to go on from; None starts at zero.
+        initial_moments: AdamW's moments to go on from; None starts at zero.
+        remapper: The site's, changed in place; needed by ``appearance.method`` learned and both, else None.
         amp: bfloat16 autocast for network and loss, on CUDA only.
 
     Returns:
-        Moments, mean loss and number of steps.
+        Moments, mean loss, number of steps, and what the remapping's steps gave.
     """
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=rate, weight_decay=params.optimizer.weight_decay, fused=device.type == "cpu"
     )
-    if moments is not None:
-        _restore_moments(optimizer, network, moments)
-    order, warp, remap = (stream.generator(name) for name in ("batches", "spatial", "gin"))
+    if initial_moments is not None:
+        moments.restore(optimizer, network, initial_moments)
+    order, warp, looks = (stream.generator(name) for name in ("batches", "spatial", "gin"))
     autocast = torch.autocast("cuda", torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
     num_views = appearance.num_views(params.appearance)
     teaching = distillation_weight(params, round_index=stream.round_index)
     teacher = copy.deepcopy(network).eval() if teaching > 0 else None
+    remapped = None if remapper is None else train_remapper(remapper, data, params=params, stream=stream)
     network.train()
     losses_seen: list[Tensor] = []
     for _ in range(epochs):
-        for images_cpu, labels_cpu in batches.epoch(
-            data, batch_size=params.batch_size, patch_zyx=params.patch_zyx, generator=order
-        ):
-            images, labels = images_cpu.to(device), labels_cpu.to(device)
+        for batch in batches.epoch(data, batch_size=params.batch_size, patch_zyx=params.patch_zyx, generator=order):
+            images, labels = batch.images.to(device), batch.labels.to(device)
             draw = spatial.sample_spatial(len(images), space=tuple(images.shape[2:]), params=params.spatial, generator=warp)
             images, labels = spatial.apply_spatial(images, labels, draw)
-            seen = appearance.apply(images, appearance.sample(images, params=params.appearance, generator=remap))
+            look = appearance.sample(images, params=params.appearance, generator=looks)
+            remap = None
+            if remapper is not None:
+                remap = functools.partial(remapper.remap, labels=labels, modalities=batch.modalities)
+            seen = appearance.apply(images, look, remap=remap)
             optimizer.zero_grad(set_to_none=True)
             with autocast:
                 logits = network(seen).float()
@@ -138,24 +145,15 @@ def train(
             optimizer.step()
             losses_seen.append(loss.detach())
     mean_loss = float(torch.stack(losses_seen).double().mean()) if losses_seen else math.nan
-    return Trained(_snapshot_moments(optimizer, network), mean_loss, len(losses_seen))
+    return Trained(moments.snapshot(optimizer, network), mean_loss, len(losses_seen), remapped)
 
 
-def _snapshot_moments(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """Copy the moments to the CPU under their parameters' names."""
-    moments: dict[str, Tensor] = {}
-    for name, parameter in network.named_parameters():
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{name}.{moment}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return moments
-
-
-def _restore_moments(optimizer: torch.optim.Optimizer, network: nn.Module, moments: StateDict) -> None:
-    """Put moments back under their parameters."""
-    for name, parameter in network.named_parameters():
-        found = {moment: moments[f"{name}.{moment}"] for moment in MOMENT_NAMES if f"{name}.{moment}" in moments}
-        if found:
-            optimizer.state[parameter] = {
-                moment: value.clone() if moment == "step" else torch.empty_like(parameter).copy_(value)
-                for moment, value in found.items()
-            }
+def train_remapper(remapper: Remapper, data: SiteData, *, params: FederateParams, stream: Stream) -> RemapperRecord:
+    """Take a round's steps of a learned remapping; the network has no part in them."""
+    return remapper.train(
+        data,
+        params=params.appearance.learned,
+        patch_zyx=params.patch_zyx,
+        progress=min(stream.round_index / params.rounds, 1.0),
+        generator=stream.generator("remapper"),
+    )

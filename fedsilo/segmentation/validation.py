@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import nn
 
+from fedsilo.cohort.batches import LabelledCase
 from fedsilo.segmentation import inference
 
 
 def mean_dice(
     network: nn.Module,
-    cases: Sequence[tuple[Float[Tensor, "c z y x"], UInt8[Tensor, "z y x"]]],
+    cases: Sequence[LabelledCase],
     *,
     annotated: tuple[int, ...],
     spatial_dims: int,
@@ -33,9 +33,10 @@ def mean_dice(
         device: Where to compute.
     """
     scores: list[float] = []
-    for image, label in cases:
+    for case in cases:
+        label = case.label
         probs = inference.predict_probs(
-            network, image, spatial_dims=spatial_dims, divisor=divisor, batch_size=batch_size, device=device
+            network, case.image, spatial_dims=spatial_dims, divisor=divisor, batch_size=batch_size, device=device
         )
         predicted = probs.argmax(dim=0)
         for organ in annotated:

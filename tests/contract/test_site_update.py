@@ -20,6 +20,7 @@ FIELDS = {
     "train_loss": float,
     "val_dice_global": float | None,
     "val_dice_inside": float | None,
+    "latent_size": float | None,
     "state": updates.StateDict,
 }
 
@@ -41,6 +42,7 @@ def manifest_path(built, tmp_path):
         train_loss=1.0,
         val_dice_global=None,
         val_dice_inside=None,
+        latent_size=None,
         state=states.snapshot(built),
     )
     return updates.save(update, tmp_path)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from fedsilo.errors import StateMismatchError, UpdateRefusedError
-from fedsilo.federation import states
-from fedsilo.federation.aggregation import site_weights, step
+from fedsilo.federation import aggregation, states
+from fedsilo.federation.aggregation import site_weights
 from fedsilo.federation.updates import SiteUpdate
 
 ROLES = {
@@ -25,6 +25,10 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 seeds = st.integers(0, 2**32)
 counts = st.lists(st.integers(1, 10**6), min_size=1, max_size=5)
 fast = settings(deadline=None, max_examples=40)
+
+
+def step(server, updates, *, weighting, roles):
+    return aggregation.step(server, updates, weights=aggregation.site_weights(updates, weighting), roles=roles)
 
 
 def make_state(seed, dtype=torch.float64):
@@ -46,6 +50,7 @@ def make_update(site, state, *, num_cases=1, num_slices=1):
         train_loss=0.5,
         val_dice_global=None,
         val_dice_inside=None,
+        latent_size=None,
         state=state,
     )
 

@@ -104,10 +104,11 @@ def test_remapping_for_training_has_a_gradient_and_leaves_the_background():
     images = (images - images.mean()) / images.std()
     flow = learned_gin.HistFlow(generator=generator())
     draws = [learned_gin.sample_learned(4, probability=1.0, generator=generator(seed)) for seed in range(2)]
-    code = learned_gin.site_code(0, torch.zeros(1, learned_gin.NUM_STYLES))[0]
+    codes = learned_gin.image_codes(torch.zeros(4, dtype=torch.long))
 
-    (first, first_quantiles), (_, second_quantiles) = (learned_gin.remap(flow, images, draw, code=code) for draw in draws)
-    (learned_gin.diversity_loss(first_quantiles, second_quantiles) + first.square().mean()).backward()
+    first, latents = learned_gin.remap(flow, images, draws[0], codes=codes)
+    described = [learned_gin.decoded_quantiles(flow, latents, draw) for draw in draws]
+    (learned_gin.diversity_loss(*described) + first.square().mean()).backward()
 
     air = ~learned_gin.foreground(images.flatten(1))
     assert torch.equal(first.flatten(1)[air], images.flatten(1)[air])

@@ -36,7 +36,9 @@ def look(num_samples=3, num_values=200, *, dtype=torch.float64, seed=2):
 
 
 def code(num_samples=3, *, dtype=torch.float64, seed=3):
-    return learned_gin.site_code(1, torch.randn(num_samples, learned_gin.NUM_STYLES, generator=generator(seed), dtype=dtype))
+    made = learned_gin.image_codes(torch.ones(num_samples, dtype=torch.long)).to(dtype)
+    made[:, 2:] = torch.randn(num_samples, learned_gin.NUM_STYLES, generator=generator(seed), dtype=dtype)
+    return made
 
 
 def body(num_samples=6, seed=0, size=40):
@@ -157,8 +159,8 @@ class TestMove:
 class TestRemapping:
     def remapped(self, images, *, probability=1.0, seed=0, strength=0.3):
         draw = learned_gin.sample_learned(len(images), probability=probability, generator=generator(seed))
-        condition = learned_gin.site_code(1, torch.zeros(1, learned_gin.NUM_STYLES))[0]
-        return learned_gin.apply_learned(images, flow(dtype=torch.float32, strength=strength), draw, code=condition), draw
+        codes = learned_gin.image_codes(torch.ones(len(images), dtype=torch.long))
+        return learned_gin.apply_learned(images, flow(dtype=torch.float32, strength=strength), draw, codes=codes), draw
 
     def test_shape_dtype_and_norm_are_kept(self):
         images = body()
@@ -206,19 +208,23 @@ class TestRemapping:
     def test_the_table_is_the_map(self):
         images = body(4)
         draw = learned_gin.sample_learned(4, probability=1.0, generator=generator(5))
-        condition = learned_gin.site_code(0, torch.zeros(1, learned_gin.NUM_STYLES, dtype=torch.float64))[0]
+        codes = learned_gin.image_codes(torch.zeros(4, dtype=torch.long)).double()
         made = flow(strength=0.3)
         values = images.flatten(1).double()
         described = learned_gin.quantiles(values, learned_gin.foreground(values))
 
-        knots, mapped = learned_gin.tabulate(made, described, draw, code=condition)
+        knots, mapped, latents = learned_gin.tabulate(made, described, draw, codes=codes)
         read = learned_gin.curves.interpolate(values.clamp(-5, 5), knots, mapped)
 
-        codes = condition.expand(4, -1)
         latent, _, _ = made.encode(Look(values.clamp(-5, 5), draw.style_in.double(), described), codes)
         moved = Look(learned_gin.apply_move(latent.values, draw.move), draw.style_out.double(), latent.quantiles)
         exact = made.decode(moved, draw.code_out.double()).values
         assert (read - exact).abs().quantile(0.999) < 1e-2
+        assert_close(latents, latent.quantiles)
+        assert_close(
+            learned_gin.decoded_quantiles(made, latents, draw),
+            made.decode(replace(moved, values=described), draw.code_out.double()).quantiles,
+        )
 
     def test_an_image_without_foreground_stays(self):
         flat = torch.zeros(2, 1, 8, 8)
@@ -244,7 +250,7 @@ def test_likelihood_training_beats_the_identity_on_images_it_has_not_seen():
         style = torch.randn(8, learned_gin.NUM_STYLES, generator=generator(seed))
         return Look((picked + noise).clamp(-5, 5), style, learned_gin.quantiles(values, shown))
 
-    condition = learned_gin.site_code(0, torch.zeros(8, learned_gin.NUM_STYLES))
+    condition = learned_gin.image_codes(torch.zeros(8, dtype=torch.long))
     made = HistFlow(generator=seeds.generator(1, "flow"))
     identity = learned_gin.likelihood_loss(made, batch(1000), condition).item()
     optimizer = torch.optim.Adam(made.parameters(), lr=3e-3, betas=(0.5, 0.99))

@@ -6,7 +6,7 @@ import torch
 from fedsilo import seeds
 from fedsilo.cohort import batches
 from fedsilo.federation import states
-from fedsilo.params import DistillationParams, FederateParams, NetworkParams, OptimizerParams, SpatialParams
+from fedsilo.params import DistillationParams, FederateParams, LatentWeightParams, NetworkParams, OptimizerParams, SpatialParams
 from fedsilo.segmentation import network, training, validation
 from tests.gin_settings import appearance_params
 
@@ -20,6 +20,7 @@ def params(**changes):
         batch_size=4,
         patch_zyx=(4, 16, 16),
         weighting="cases",
+        latent_weights=LatentWeightParams(size="kish", modalities="global", history=0.9),
         momentum=0.1,
         validate_every=1,
         network=NETWORK,
@@ -38,7 +39,7 @@ def site():
         label = torch.zeros(4, 16, 16, dtype=torch.uint8)
         label[1:3, 4:10, 3 + index : 9 + index] = 1
         noise = torch.randn(1, 4, 16, 16, generator=seeds.generator(1, "case", index))
-        cases.append(batches.TrainingCase(2.0 * label[None] + 0.3 * noise, label))
+        cases.append(batches.LabelledCase(2.0 * label[None] + 0.3 * noise, label, "MR"))
     return batches.site_data(cases, spatial_dims=2)
 
 
@@ -55,7 +56,7 @@ def run(model, site, *, epochs=1, round_index=0, moments=None, settings=None):
         annotated=(1,),
         params=settings or params(),
         stream=training.Stream(1, "federate", "mr-a", round_index),
-        moments=moments,
+        initial_moments=moments,
     )
 
 
@@ -165,7 +166,7 @@ def test_moments_taken_out_and_put_back_go_on_as_if_never_stopped(site):
 
 def test_it_learns_what_is_plain_to_see(site):
     model = fresh()
-    held_out = [(case.image, case.label) for case in site.cases]
+    held_out = site.cases
     options = {"annotated": (1,), "spatial_dims": 2, "divisor": 2, "batch_size": 8, "device": "cpu"}
     before = validation.mean_dice(model, held_out, **options)
 
@@ -176,7 +177,7 @@ def test_it_learns_what_is_plain_to_see(site):
 
 def test_validation_skips_absent_organs_and_says_none_without_any(site):
     options = {"spatial_dims": 2, "divisor": 2, "batch_size": 8, "device": "cpu"}
-    held_out = [(case.image, case.label) for case in site.cases]
+    held_out = site.cases
 
     assert validation.mean_dice(fresh(), held_out, annotated=(2,), **options) is None
     assert validation.mean_dice(fresh(), [], annotated=(1,), **options) is None

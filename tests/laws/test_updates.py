@@ -29,6 +29,7 @@ GOOD = SiteUpdate(
     train_loss=0.5,
     val_dice_global=0.5,
     val_dice_inside=0.5,
+    latent_size=None,
     state=STATE,
 )
 DEFECTS = {

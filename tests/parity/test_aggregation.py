@@ -6,12 +6,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fedsilo.federation.aggregation import step
+from fedsilo.federation import aggregation
 from fedsilo.federation.updates import SiteUpdate
 
 HONEST = [(1.0, 2.0, -1.0), (1.2, 1.8, -0.8), (0.8, 2.2, -1.2), (1.1, 1.9, -0.9)]
 HOSTILE = (50.0, -50.0, 50.0)
 CASES = [10, 20, 30, 40, 100]
+
+
+def step(server, updates, *, weighting, roles):
+    return aggregation.step(server, updates, weights=aggregation.site_weights(updates, weighting), roles=roles)
 
 
 def make_updates(per_site, cases, slices=None):
@@ -25,6 +29,7 @@ def make_updates(per_site, cases, slices=None):
             train_loss=0.5,
             val_dice_global=None,
             val_dice_inside=None,
+            latent_size=None,
             state=state,
         )
         for index, (state, num_cases, num_slices) in enumerate(zip(per_site, cases, slices or cases, strict=True))

@@ -139,6 +139,7 @@ def _write_federation(sources: Sources, demo: Roster, generator: numpy.random.Ge
         "val_dice_inside",
         "update_norm",
         "update_bytes",
+        "latent_size",
         "selected_global",
         "selected_inside",
     ]
@@ -152,7 +153,7 @@ def _write_federation(sources: Sources, demo: Roster, generator: numpy.random.Ge
             )
             loss = f"{1.6 - LEVEL[site] * progress + generator.normal(0, 0.02):.6f}"
             chosen = [int(round_index == 17), int(round_index == selected[site] | 1)]
-            lines.append([round_index, site, 7, 168, 0.25, loss, *dice, 3.2, 1_700_000, *chosen])
+            lines.append([round_index, site, 7, 168, 0.25, loss, *dice, 3.2, 1_700_000, "", *chosen])
     _write_csv(sources.rounds, header, lines)
     record = {
         "run": "demo",

@@ -17,7 +17,7 @@ def state(value):
     return {"w": torch.full((3,), float(value))}
 
 
-def play_site(journal, site, round_index, dice=None):
+def play_site(journal, site, round_index, dice=None, remapper=None):
     update = updates.SiteUpdate(
         site=site,
         round_index=round_index,
@@ -27,6 +27,7 @@ def play_site(journal, site, round_index, dice=None):
         train_loss=0.5,
         val_dice_global=None,
         val_dice_inside=dice,
+        latent_size=None,
         state=state(round_index + 0.5),
     )
     manifest = updates.save(update, journal.update_dir(site, round_index))
@@ -43,6 +44,9 @@ def play_site(journal, site, round_index, dice=None):
             update_bytes=1,
             inside_sha256=inside,
             moments_sha256=None,
+            latent_size=None,
+            remapper_sha256=None if remapper is None else states.save(remapper, journal.remapper_path(site, round_index)),
+            remapper=None if remapper is None else {"likelihood_loss": 1.0, "critic_loss": None},
         )
     )
 
@@ -53,12 +57,14 @@ def journal(tmp_path):
     journal = Journal(tmp_path / "federate", SITES)
     journal.open({"params": 1})
     for round_index in range(4):
-        journal.write_server(state(round_index), round_index, weights={}, update_norms={})
+        journal.write_server(state(round_index), round_index, weights={}, update_norms={}, latent_sizes={})
         for site in SITES:
             if round_index:
                 journal.write_validation(site, round_index, 0.9 if round_index == 2 else 0.1)
             play_site(journal, site, round_index, dice=0.8 if (site, round_index) == ("ct-a", 1) else 0.2)
-    journal.write_server(state(4), 4, weights={"ct-a": 0.5, "mr-a": 0.5}, update_norms={"ct-a": 1.0, "mr-a": 1.0})
+    journal.write_server(
+        state(4), 4, weights={"ct-a": 0.5, "mr-a": 0.5}, update_norms={"ct-a": 1.0, "mr-a": 1.0}, latent_sizes={"ct-a": 2.0}
+    )
     return journal
 
 
@@ -134,7 +140,7 @@ def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
         for site in SITES:
             journal.write_validation(site, round_index, 0.1)
             play_site(journal, site, round_index, dice=0.2)
-        journal.write_server(state(round_index + 1), round_index + 1, weights={}, update_norms={})
+        journal.write_server(state(round_index + 1), round_index + 1, weights={}, update_norms={}, latent_sizes={})
         journal.prune(round_index + 1)
 
     kept = sorted(int(path.stem) for path in (journal.folder / "server").glob("*.safetensors"))
@@ -147,3 +153,21 @@ def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
 def test_a_missing_record_is_a_checkpoint_error(journal):
     with pytest.raises(CheckpointError, match=r"00009\.json"):
         journal.server_record(9)
+
+
+def test_a_damaged_remapper_costs_a_round_and_old_ones_are_removed(journal):
+    journal.write_server(state(4), 4, weights={}, update_norms={}, latent_sizes={})
+    for round_index in range(4, 8):
+        for site in SITES:
+            play_site(journal, site, round_index, remapper=state(round_index))
+        journal.write_server(state(round_index + 1), round_index + 1, weights={}, update_norms={}, latent_sizes={"ct-a": 1.5})
+        journal.prune(round_index + 1)
+    assert journal.resume_point(10).round_index == 8
+    assert journal.server_record(8).latent_sizes == {"ct-a": 1.5}
+    assert [journal.remapper_path("ct-a", index).exists() for index in (4, 5, 7)] == [False, True, True]
+
+    path = journal.remapper_path("mr-a", 7)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+
+    assert journal.resume_point(10).round_index == 7
+    assert not journal.site_done("mr-a", 7)

@@ -37,6 +37,7 @@ def update():
         train_loss=0.75,
         val_dice_global=0.5,
         val_dice_inside=None,
+        latent_size=None,
         state=make_state(),
     )
 
