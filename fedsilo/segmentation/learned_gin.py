@@ -35,7 +35,9 @@ MAX_PIECES = 4
 IDENTITY, REFLECTED = 0.25, 0.25
 EDGE = 1e-4
 NUM_KNOTS = 1024
-JUMP = 1e-5
+STEP = 1e-5
+"""Of u, to either side of a cut: where a table holds the values before and after a jump."""
+
 DIVERSITY = 0.6
 
 
@@ -85,28 +87,28 @@ class HistFlow(nn.Module):
         Returns:
             The latent look, the log-derivative at each intensity, and the log-determinant of the style's map.
         """
-        values, style, quantiles = look.values, look.style, look.quantiles
-        log_slope, log_scale = torch.zeros_like(values), values.new_zeros(len(values))
+        num_values, style = look.values.shape[1], look.style
+        joint = torch.cat([look.values, look.quantiles], dim=1)
+        log_slope, log_scale = torch.zeros_like(look.values), joint.new_zeros(len(joint))
         for spline, affine in zip(self.splines, self.affines, strict=True):
             curve = _spline(spline(torch.cat([style, code], dim=1)))
-            values, slope = curve.call_and_ladj(values)
-            quantiles = curve(quantiles)
-            log_slope = log_slope + slope
-            gain, shift = affine(torch.cat([quantiles, code], dim=1)).chunk(2, dim=1)
+            joint, slope = curve.call_and_ladj(joint)
+            log_slope = log_slope + slope[:, :num_values]
+            gain, shift = affine(torch.cat([joint[:, num_values:], code], dim=1)).chunk(2, dim=1)
             gain = STYLE_GAIN * torch.tanh(gain / 2)
             style = style * gain.exp() + shift
             log_scale = log_scale + gain.sum(dim=1)
-        return Look(values, style, quantiles), log_slope, log_scale
+        return Look(joint[:, :num_values], style, joint[:, num_values:]), log_slope, log_scale
 
     def decode(self, look: Look, code: Float[Tensor, "b c"]) -> Look:
         """Map a latent look to intensities under a code; the exact inverse of `encode` for the same code."""
-        values, style, quantiles = look.values, look.style, look.quantiles
+        num_values, style = look.values.shape[1], look.style
+        joint = torch.cat([look.values, look.quantiles], dim=1)
         for spline, affine in zip(reversed(self.splines), reversed(self.affines), strict=True):
-            gain, shift = affine(torch.cat([quantiles, code], dim=1)).chunk(2, dim=1)
+            gain, shift = affine(torch.cat([joint[:, num_values:], code], dim=1)).chunk(2, dim=1)
             style = (style - shift) * torch.exp(-STYLE_GAIN * torch.tanh(gain / 2))
-            curve = _spline(spline(torch.cat([style, code], dim=1)))
-            values, quantiles = curve.inv(values), curve.inv(quantiles)
-        return Look(values, style, quantiles)
+            joint = _spline(spline(torch.cat([style, code], dim=1))).inv(joint)
+        return Look(joint[:, :num_values], style, joint[:, num_values:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,12 +260,13 @@ def tabulate(
     style = draw.style_in.to(image_quantiles)
     with torch.no_grad():
         grid = torch.linspace(-BOUND, BOUND, NUM_KNOTS).to(image_quantiles).expand(len(image_quantiles), -1)
-        ends, _, _ = flow.encode(Look(grid[:, :1], style, image_quantiles), codes)
-        cuts = torch.special.ndtri(draw.move.edges[:, 1:-1].to(image_quantiles).clamp(EDGE, 1 - EDGE))
-        jumps = flow.decode(Look(cuts, ends.style, ends.quantiles), codes).values
-        knots = torch.cat([grid, jumps - JUMP, jumps + JUMP], dim=1).clamp(-BOUND, BOUND).sort(dim=1).values
-        latent, _, _ = flow.encode(Look(knots, style, image_quantiles), codes)
-        moved = Look(apply_move(latent.values, draw.move), draw.style_out.to(image_quantiles), latent.quantiles)
+        latent, _, _ = flow.encode(Look(grid, style, image_quantiles), codes)
+        cuts = draw.move.edges[:, 1:-1].to(image_quantiles)
+        sides = torch.special.ndtri(torch.cat([cuts - STEP, cuts + STEP], dim=1).clamp(EDGE, 1 - EDGE))
+        jumps = flow.decode(Look(sides, latent.style, latent.quantiles), codes).values
+        knots, order = torch.cat([grid, jumps], dim=1).sort(dim=1, stable=True)
+        values = torch.cat([latent.values, sides], dim=1).gather(1, order)
+        moved = Look(apply_move(values, draw.move), draw.style_out.to(image_quantiles), latent.quantiles)
     return knots, flow.decode(moved, draw.code_out.to(image_quantiles)).values, latent.quantiles
 
 
