@@ -1,16 +1,20 @@
 # Python 3.11+, git and make are enough: `make run`, `make test`.
 COHORT ?= demo
+STUDY ?= gin
 PORT ?= 4200
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run test lint ui bench clean
+.PHONY: help run study test lint ui bench clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
 
 run: $(INSTALLED)  ## reproduce a cohort and show its results: make run COHORT=demo | kidneys | liver
 	@$(BIN)/python -m flows.run --cohort $(COHORT)
+
+study: $(INSTALLED)  ## reproduce a study and show its tables: make study STUDY=gin
+	@$(BIN)/python -m flows.run --study $(STUDY)
 
 test: $(INSTALLED)  ## run all tests
 	@$(BIN)/python -m pytest

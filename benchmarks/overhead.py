@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 from fedsilo.cohort import roster as rosters
+from tasks.federation import Federation
 from tasks.paths import RunPaths
-from tasks.rounds import Federation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,19 +32,15 @@ def bare(federation: Federation) -> tuple[float, dict[str, str]]:
     from fedsilo import seeds
     from fedsilo.federation import aggregation, inside, states, updates
     from fedsilo.segmentation import network, training, validation
-    from tasks import sites
 
     torch.set_num_threads(1)
     params = federation.params.federate
     start = time.perf_counter()
-    data = {
-        site: sites.load(federation.paths.prepared_site(site), spatial_dims=params.network.spatial_dims)
-        for site in federation.sites
-    }
+    data = {site: federation.inputs(site) for site in federation.sites}
     model = network.build(
         params.network,
         num_classes=federation.num_classes,
-        in_channels=sites.in_channels(federation.paths.prepared_site(federation.sites[0])),
+        in_channels=rounds.in_channels(federation),
         generator=seeds.generator(federation.params.seed, "init"),
     )
     roles, server = states.roles(model), states.snapshot(model)

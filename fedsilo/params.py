@@ -1,29 +1,21 @@
 """Every knob of a run as frozen values, read from params.yaml and nowhere else."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from fedsilo.errors import ParamsError
+from fedsilo.sections import Section, merge, read_yaml, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Triple = tuple[Positive, Positive, Positive]
 CountTriple = tuple[Count, Count, Count]
-
-
-class Section(BaseModel):
-    """A frozen group of params; unknown keys are errors and no field has a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-SectionT = TypeVar("SectionT", bound=Section)
+ParticipantName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
 
 class DataParams(Section):
@@ -150,6 +142,9 @@ class FederateParams(Section):
     """Rounds of local training and averaging."""
 
     rounds: Count
+    participants: dict[ParticipantName, dict[str, Count | None]] | None = Field(
+        description="who trains: name -> inside site -> number of its training patients (null: all); null: every inside site"
+    )
     local_epochs: Count
     batch_size: Count
     patch_zyx: tuple[Count, Count, Count] = Field(description="training crop in working voxels; z is ignored in 2D")
@@ -162,6 +157,21 @@ class FederateParams(Section):
     appearance: AppearanceParams
     spatial: SpatialParams
     distillation: DistillationParams
+
+    @model_validator(mode="after")
+    def _each_site_in_one_place(self) -> "FederateParams":
+        if self.participants is None:
+            return self
+        if not self.participants:
+            raise ValueError("participants is empty: null makes every inside site one")
+        for name, members in self.participants.items():
+            if not members:
+                raise ValueError(f"participant {name} holds no site")
+        held = [site for members in self.participants.values() for site in members]
+        twice = sorted({site for site in held if held.count(site) > 1})
+        if twice:
+            raise ValueError(f"two participants hold site {twice[0]}")
+        return self
 
     @model_validator(mode="after")
     def _latents_exist(self) -> "FederateParams":
@@ -229,93 +239,30 @@ class Params(Section):
         return self
 
 
-def load(path: Path, overrides: Mapping[str, object] | None = None, assignments: Sequence[str] = ()) -> Params:
-    """Read params.yaml, then apply a cohort's overrides, then ``key.path=value`` assignments of the command line.
+def load(
+    path: Path,
+    overrides: Mapping[str, object] | None = None,
+    assignments: Sequence[str] = (),
+    *,
+    overlays: Sequence[Path] = (),
+) -> Params:
+    """Read params.yaml, then apply a cohort's overrides, overlay files in order, and ``key.path=value`` assignments.
+
+    An overlay is a YAML file with a part of params.yaml.
 
     Raises:
         ParamsError: The file is missing or not YAML, or a key is unknown, missing or of the wrong kind; one line that
             names every such key.
     """
     tree = merge(read_yaml(path), overrides or {}, path=path)
+    for overlay in overlays:
+        tree = merge(tree, read_yaml(overlay), path=overlay)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator:
             raise ParamsError(f"cannot use {assignment!r}: expected key.path=value")
         tree = merge(tree, _nest(key.split("."), yaml.safe_load(text)), path=path)
     return validate(Params, tree, source=str(path))
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """Read a YAML mapping.
-
-    Raises:
-        ParamsError: The file is missing, not YAML, or not a mapping.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ParamsError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ParamsError(f"cannot use {path}: expected a mapping of sections, got {type(tree).__name__}")
-    return tree
-
-
-def merge(tree: Mapping[str, object], changes: Mapping[str, object], *, path: Path, prefix: str = "") -> dict[str, object]:
-    """Replace leaves of ``tree`` by those of ``changes``; a key that ``tree`` does not have is an error.
-
-    Raises:
-        ParamsError: ``changes`` names a key that does not exist, or puts a value where a section stands.
-    """
-    merged = dict(tree)
-    for key, change in changes.items():
-        name = f"{prefix}{key}"
-        if key not in merged:
-            raise ParamsError(f"{path}: unknown key {name}{_nearest(key, merged)}")
-        present = merged[key]
-        if isinstance(present, Mapping) and name != "outside.presets":
-            if not isinstance(change, Mapping):
-                raise ParamsError(f"{path}: {name} is a section, got the value {change!r}")
-            merged[key] = merge(present, change, path=path, prefix=f"{name}.")
-        else:
-            merged[key] = change
-    return merged
-
-
-def validate(kind: type[SectionT], tree: Mapping[str, object], *, source: str) -> SectionT:
-    """Build a frozen value from a tree.
-
-    Raises:
-        ParamsError: One line that names each wrong key, what it got and what was expected.
-    """
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            name = ".".join(str(part) for part in item["loc"]) or "file"
-            if item["type"] == "extra_forbidden":
-                problems.append(f"unknown key {name}{_nearest(str(item['loc'][-1]), _siblings(kind, item['loc'][:-1]))}")
-            elif item["type"] == "missing":
-                problems.append(f"missing key {name}")
-            else:
-                problems.append(f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {item['input']!r}"[:300])
-        raise ParamsError(f"{source}: " + "; ".join(problems)) from error
-
-
-def _siblings(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """List the keys that exist where an unknown one was found."""
-    for part in location:
-        field = kind.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        kind = field.annotation
-    return list(kind.model_fields)
-
-
-def _nearest(key: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """Suggest the known key nearest to a misspelt one."""
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _nest(keys: Sequence[str], value: object) -> dict[str, object]:

@@ -31,6 +31,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     made.add_argument("--cohort", type=Path, default=Path("cohorts/demo.yaml"), help="cohort file (default: %(default)s)")
     made.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: %(default)s)")
+    made.add_argument(
+        "--overlay", type=Path, action="append", default=[], metavar="FILE", help="file with a part of params.yaml to change"
+    )
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one param, e.g. federate.rounds=10")
     made.add_argument("--run", help="name of the results' folders (default: the cohort's name)")
     made.add_argument("--workspace", type=Path, default=Path(), help="folder that holds data/, runs/, reports/ (default: here)")
@@ -38,9 +41,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def cohort_parser(description: str | None) -> argparse.ArgumentParser:
-    """Make the parser of the commands that reproduce a whole cohort."""
+    """Make the parser of the commands that reproduce a whole cohort or study."""
     made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    made.add_argument("--cohort", default="demo", help="name of a file in cohorts/, without .yaml (default: %(default)s)")
+    what = made.add_mutually_exclusive_group()
+    what.add_argument("--cohort", default="demo", help="name of a file in cohorts/, without .yaml (default: %(default)s)")
+    what.add_argument("--study", help="name of a folder in studies/, instead of a cohort")
     made.add_argument("--workspace", default=".", help="folder of the repository (default: here)")
     return made
 
@@ -51,7 +56,7 @@ def resolve(options: argparse.Namespace) -> Run:
     Raises:
         ParamsError: A params file, cohort file or assignment is wrong.
     """
-    roster, params = rosters.load_run(options.cohort, options.params, options.set)
+    roster, params = rosters.load_run(options.cohort, options.params, options.set, overlays=options.overlay)
     paths = RunPaths(workspace=options.workspace, cohort=roster.name, run=options.run or roster.name)
     return Run(roster=roster, params=params, paths=paths, data_root=options.workspace / rosters.data_root(roster, params))
 

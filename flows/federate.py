@@ -6,7 +6,7 @@ from prefect import flow, unmapped
 
 from flows import cli, environment
 from tasks import federate, locks, progress, workers
-from tasks.rounds import Federation
+from tasks.federation import Federation
 
 
 @flow(

@@ -6,7 +6,7 @@ from prefect import flow, unmapped
 
 from flows import cli, environment
 from tasks import inside, locks, progress, workers
-from tasks.rounds import Federation
+from tasks.federation import Federation
 
 
 @flow(
@@ -30,6 +30,7 @@ def compare_inside(federation: Federation) -> None:
 def body(run: cli.Run) -> None:
     """Hold the run's folder and a process a site while the flow runs."""
     federation = Federation(roster=run.roster, params=run.params, paths=run.paths)
+    federation.require_sites("inside")
     runtime = run.params.runtime
     with (
         locks.hold_folder(run.paths.checkpoints_dir),

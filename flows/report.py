@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows import cli, environment
 from tasks import report
-from tasks.rounds import Federation
+from tasks.federation import Federation
 
 
 @flow(
@@ -22,7 +22,9 @@ def write_report(federation: Federation) -> None:
 
 def body(run: cli.Run) -> None:
     """Run the flow."""
-    write_report(Federation(roster=run.roster, params=run.params, paths=run.paths))
+    federation = Federation(roster=run.roster, params=run.params, paths=run.paths)
+    federation.require_sites("report")
+    write_report(federation)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,28 +12,37 @@ from tasks import repro
 from tasks.repro import Reproduction
 
 
-@flow(name="retrain", flow_run_name="retrain {cohort}", persist_result=False)
-def retrain(cohort: str = "demo", workspace: str = ".") -> Reproduction:
-    """Run ``dvc repro`` for one cohort under the workspace's lock and say what was executed, restored or skipped.
+def _name() -> str:
+    """Name a run after what it reproduces."""
+    parameters = flow_run.parameters
+    return f"retrain {parameters.get('study') or parameters['cohort']}"
+
+
+@flow(name="retrain", flow_run_name=_name, persist_result=False)
+def retrain(cohort: str = "demo", workspace: str = ".", study: str | None = None) -> Reproduction:
+    """Run ``dvc repro`` for one cohort or study under the workspace's lock and say what was executed, restored or skipped.
 
     Running it again changes nothing: DVC skips every stage whose inputs are the same.
 
     Args:
         cohort: Name of a file in ``cohorts/``, without its ending.
         workspace: Folder of the repository.
+        study: Name of a folder in ``studies/``, to reproduce instead of a cohort.
 
     Raises:
-        ParamsError: There is no such cohort.
+        ParamsError: There is no such cohort or study.
         FedsiloError: Another run holds the workspace, or a stage failed.
     """
     variables = {environment.OUTER_RUN: str(flow_run.id)}
-    return repro.reproduce_graph(Path(workspace), repro.target_of(Path(workspace), cohort), variables)
+    root = Path(workspace)
+    target = repro.target_of(root, cohort) if study is None else repro.study_target(root, study)
+    return repro.reproduce_graph(root, target, variables)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow once, here."""
     options = cli.cohort_parser(__doc__).parse_args(argv)
-    return cli.guard(lambda: retrain(options.cohort, options.workspace))
+    return cli.guard(lambda: retrain(options.cohort, options.workspace, options.study))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reproduce a cohort with one Prefect server for all phases, then show its results."""
+"""Reproduce a cohort or a study with one Prefect server for all phases, then show its results."""
 
 import sys
 from collections.abc import Sequence
@@ -10,17 +10,19 @@ from tasks import leash, results
 INTERRUPTED = 130
 
 
-def reproduce_and_show(cohort: str, workspace: str) -> int:
-    """Hold a server while the cohort is reproduced; then say where the report is and what it found."""
+def reproduce_and_show(cohort: str, workspace: str, study: str | None) -> int:
+    """Hold a server while a cohort or study is reproduced; then say where the results are, and of a cohort what they are."""
     # a process of its own: it ends, and hands over its last log lines, before the server does
-    command = [sys.executable, "-m", "flows.retrain", "--cohort", cohort, "--workspace", workspace]
+    command = [sys.executable, "-m", "flows.retrain", "--workspace", workspace]
+    command += ["--cohort", cohort] if study is None else ["--study", study]
     with server.running() as url:
         sys.stdout.write(f"Watch this run at {server.page(url)}\n")
         sys.stdout.flush()
         with leash.hold(command) as retraining:
             code = retraining.wait()
     if not code:
-        sys.stdout.write(results.summary(Path(workspace), cohort))
+        root = Path(workspace)
+        sys.stdout.write(results.summary(root, cohort) if study is None else results.study_summary(root, study))
     return code
 
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = cli.cohort_parser(__doc__).parse_args(argv)
     codes: list[int] = []
     try:
-        failed = cli.guard(lambda: codes.append(reproduce_and_show(options.cohort, options.workspace)))
+        failed = cli.guard(lambda: codes.append(reproduce_and_show(options.cohort, options.workspace, options.study)))
     except KeyboardInterrupt:
         sys.stderr.write("fedsilo: interrupted; the next run goes on from the last finished step\n")
         return INTERRUPTED

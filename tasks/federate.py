@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks import rounds, workers
-from tasks.rounds import Federation
+from tasks.federation import Federation
 
 if TYPE_CHECKING:
     from fedsilo.federation.journal import SiteRecord
@@ -53,7 +53,7 @@ def aggregate_round(round_index: int, federation: Federation) -> Path:
     received, record = rounds.aggregate(federation, round_index)
     path = federation.journal().server_path(round_index + 1)
     create_table_artifact(
-        key=f"round-report-{federation.paths.run}".replace("_", "-"),
+        key=f"round-report-{federation.paths.artifact_suffix}",
         table=[
             {
                 "round": round_index,

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from fedsilo.errors import DataError
 from tasks import progress, rounds, scoring, workers
-from tasks.rounds import Federation
+from tasks.federation import Federation
 
 DRAWN = ("global", "inside")
 """Methods whose outlines stand in the report."""
@@ -65,10 +65,9 @@ def finetune_site(*, site: str, federation: Federation, device: str) -> Path:
     """Train the global model further at one site, at the rate of the last round; runs in a worker process."""
     from fedsilo.federation import states
     from fedsilo.segmentation import training
-    from tasks import sites
 
     params, paths = federation.params.federate, federation.paths
-    data = sites.load(paths.prepared_site(site), spatial_dims=params.network.spatial_dims)
+    data = federation.inputs(site)
     model = rounds.build_network(federation).to(device)
     states.restore(model, states.load(paths.global_state))
     training.train(

@@ -1,19 +1,39 @@
 """Where a run's files lie, relative to the workspace; the only place that joins these names."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from fedsilo.errors import ParamsError
+
+RUN_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?$")
 
 
 @dataclass(frozen=True)
 class RunPaths:
     """Folders and files of one run over one cohort.
 
-    ``cohort`` names the data, ``run`` the results; they are equal unless a study runs one cohort several times.
+    ``cohort`` names the data, ``run`` the results; they are equal unless a study runs one cohort several times. A run may
+    lie in a folder with others, ``study/run``.
     """
 
     workspace: Path
     cohort: str
     run: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that could lead elsewhere.
+
+        Raises:
+            ParamsError: The name of the run has other characters than a-z, 0-9, _ and -, or more than one slash.
+        """
+        if not RUN_NAME.match(self.run):
+            raise ParamsError(f"cannot use {self.run!r} as the name of a run: a-z, 0-9, _, - and at most one / inside")
+
+    @property
+    def artifact_suffix(self) -> str:
+        """The run's name as keys of Prefect's artifacts allow it."""
+        return re.sub(r"[^a-z0-9]+", "-", self.run)
 
     def prepared_site(self, site: str) -> Path:
         """Folder of a site's prepared cases: manifest.csv, facts.parquet, contract.json, cases/."""
@@ -64,6 +84,11 @@ class RunPaths:
     def cases_table(self, phase: str) -> Path:
         """The cases table of ``inside`` or ``outside``."""
         return self.phase_dir(phase) / "cases.csv"
+
+    @property
+    def compared_table(self) -> Path:
+        """The cases table of a comparison of several runs."""
+        return self.run_dir / "cases.csv"
 
     @property
     def report_dir(self) -> Path:

@@ -12,7 +12,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.rounds import Federation
+from tasks.federation import Federation
 
 
 @task(name="build report", task_run_name="report of {federation.paths.run}", cache_policy=NO_CACHE, persist_result=False)
@@ -38,7 +38,7 @@ def build_report(federation: Federation) -> Path:
     path = files.write_text(paths.report_dir / "index.html", page.render(built))
     headline = tables.headline_text(built.headline, confidence=params.report.confidence)
     create_markdown_artifact(
-        key=f"report-{paths.run}".replace("_", "-"),
+        key=f"report-{paths.artifact_suffix}",
         markdown=f"Report of {paths.run}: `{path}`\n\n```\n{headline}```\n",
         description=f"Headline of {paths.run}",
     )

@@ -19,7 +19,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from fedsilo import params
+from fedsilo import sections
 from fedsilo.errors import FedsiloError, OutputError, ParamsError
 from tasks import leash
 
@@ -123,7 +123,7 @@ def target_of(workspace: Path, cohort: str) -> str:
     if cohort == EMBEDDED:
         return "dvc.yaml"
     listing = workspace / "cohorts" / "dvc.yaml"
-    entries = params.read_yaml(listing).get("vars")
+    entries = sections.read_yaml(listing).get("vars")
     listed = (
         [name for entry in entries if isinstance(entry, dict) for name in entry.get("cohorts", [])]
         if isinstance(entries, list)
@@ -132,6 +132,18 @@ def target_of(workspace: Path, cohort: str) -> str:
     if cohort not in listed:
         raise ParamsError(f"no cohort {cohort!r} in {listing}; there are {', '.join([EMBEDDED, *listed])}")
     return f"{listing.relative_to(workspace)}:report@{cohort}"
+
+
+def study_target(workspace: Path, study: str) -> str:
+    """Name what ``dvc repro`` has to reproduce for a study: the whole of its dvc.yaml.
+
+    Raises:
+        ParamsError: ``studies/`` has no such folder.
+    """
+    there = sorted(path.parent.name for path in (workspace / "studies").glob("*/dvc.yaml"))
+    if study not in there:
+        raise ParamsError(f"no study {study!r} in {workspace / 'studies'}; there are {', '.join(there) or 'none'}")
+    return f"studies/{study}/dvc.yaml"
 
 
 def parse(line: str) -> StageRecord | None:

@@ -23,6 +23,13 @@ def summary(workspace: Path, cohort: str) -> str:
     return "\n".join(["", *table, "", f"Report: {(folder / 'index.html').resolve()}", ""])
 
 
+def study_summary(workspace: Path, study: str) -> str:
+    """Show a study's tables and say where its results are."""
+    folder = workspace / "studies" / study / "results"
+    tables = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md")))
+    return f"\n{tables}\nResults: {folder.resolve()}\n"
+
+
 def _rows(numbers: Mapping[str, object]) -> Iterator[tuple[str, ...]]:
     """List a row a role and method, in the report's order of roles and from the best mean Dice down."""
     for role in ("inside", "outside"):

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsilo.cohort.roster import Roster
-from fedsilo.params import Params
-from tasks.paths import RunPaths
+from tasks.federation import Federation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,58 +16,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedsilo.federation.aggregation import AggregationRecord
-    from fedsilo.federation.journal import Journal
     from fedsilo.federation.updates import SiteUpdate
     from fedsilo.segmentation.remapper import Remapper
     from tasks.sites import SiteInputs
 
 VALIDATION_BATCH = 32
 """Slices in one forward pass of a validation."""
-
-
-@dataclass(frozen=True)
-class Federation:
-    """What every task of one federation needs: ids, paths and frozen params."""
-
-    roster: Roster
-    params: Params
-    paths: RunPaths
-    journal_name: str = "federate"
-
-    @property
-    def sites(self) -> list[str]:
-        """Inside sites by name."""
-        return [site.name for site in self.roster.inside]
-
-    def modalities(self, site: str) -> tuple[str, ...]:
-        """List the modalities of a site's data."""
-        return (self.roster.site(site).modality,)
-
-    @property
-    def num_classes(self) -> int:
-        """Organs and background."""
-        return len(self.roster.organs)
-
-    @property
-    def journal_dir(self) -> Path:
-        """Folder of the journal."""
-        return self.paths.checkpoints_dir / self.journal_name
-
-    def journal(self) -> Journal:
-        """Name the journal's files."""
-        from fedsilo.federation.journal import Journal
-
-        return Journal(self.journal_dir, self.sites)
-
-    def alone(self, site: str) -> Federation:
-        """Restrict the federation to one site that keeps its Adam moments and has no teacher: plain local training."""
-        federate = self.params.federate
-        optimizer = federate.optimizer.model_copy(update={"moments": "keep"})
-        distillation = federate.distillation.model_copy(update={"first_weight": 0.0, "last_weight": 0.0})
-        federate = federate.model_copy(update={"optimizer": optimizer, "distillation": distillation})
-        params = self.params.model_copy(update={"federate": federate})
-        roster = self.roster.model_copy(update={"sites": (self.roster.site(site),)})
-        return Federation(roster=roster, params=params, paths=self.paths, journal_name=f"local/{site}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +35,10 @@ class Opened:
 def open_journal(federation: Federation) -> Opened:
     """Continue the journal of these params, data and code, or start a new one."""
     from fedsilo.federation import states
+    from tasks import sites
 
+    for site in federation.sites:
+        sites.annotated_by_all(federation.holdings(site))
     journal = federation.journal()
     warnings = []
     if journal.open(identity(federation)):
@@ -102,10 +57,9 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
     from fedsilo.federation.journal import SiteRecord
     from fedsilo.segmentation import latent_size as latent_sizes
     from fedsilo.segmentation import training
-    from tasks import sites
 
     journal, params = federation.journal(), federation.params.federate
-    data = sites.load(federation.paths.prepared_site(site), spatial_dims=params.network.spatial_dims)
+    data = federation.inputs(site)
     server = journal.read_server(round_index)
     model = build_network(federation).to(device)
     states.restore(model, server)
@@ -188,10 +142,9 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
 def site_validation(*, site: str, round_index: int, federation: Federation, device: str) -> Path:
     """Score a global state on a site's validation split and record it; runs in a worker process."""
     from fedsilo.federation import states
-    from tasks import sites
 
     journal = federation.journal()
-    data = sites.load(federation.paths.prepared_site(site), spatial_dims=federation.params.federate.network.spatial_dims)
+    data = federation.inputs(site)
     model = build_network(federation).to(device)
     states.restore(model, journal.read_server(round_index))
     return journal.write_validation(site, round_index, _validate(model, data, federation, device))
@@ -282,10 +235,10 @@ def build_network(federation: Federation) -> nn.Module:
 
 
 def in_channels(federation: Federation) -> int:
-    """Count image channels at the first inside site; every site must have as many."""
+    """Count image channels at the first participant's first site; every site must have as many."""
     from tasks import sites
 
-    return sites.in_channels(federation.paths.prepared_site(federation.sites[0]))
+    return sites.in_channels(federation.holdings(federation.sites[0])[0].folder)
 
 
 def _validate(model: nn.Module, data: SiteInputs, federation: Federation, device: str) -> float | None:
@@ -315,7 +268,8 @@ def identity(federation: Federation) -> dict[str, object]:
     root = Path(__file__).parent.parent
     for path in sorted(path for package in ("fedsilo", "tasks", "flows") for path in (root / package).rglob("*.py")):
         code.update(f"{path.relative_to(root)}:{files.sha256_file(path)}\n".encode())
-    inputs = {site: files.sha256_file(sites.manifest_path(federation.paths.prepared_site(site))) for site in federation.sites}
+    members = sorted({member for held in federation.members.values() for member in held})
+    inputs = {site: files.sha256_file(sites.manifest_path(federation.paths.prepared_site(site))) for site in members}
     params = {"seed": federation.params.seed, "federate": federation.params.federate.model_dump(mode="json")}
     return {
         "params_sha256": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),

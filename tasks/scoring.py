@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks import rounds
-from tasks.rounds import Federation
+from tasks.federation import Federation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,14 @@ def predictor(federation: Federation, device: str) -> Predictor:
 
 
 def score(
-    federation: Federation, site: str, row: ManifestRow, case: PreparedCase, prediction: Prediction, *, drawn: bool
+    federation: Federation,
+    site: str,
+    row: ManifestRow,
+    case: PreparedCase,
+    prediction: Prediction,
+    *,
+    drawn: bool,
+    surfaces: bool = True,
 ) -> Outcome:
     """Score a prediction on the stored grid, over the organs that the site annotates."""
     from fedsilo.cohort import preprocess
@@ -101,6 +108,7 @@ def score(
         case.native_label,
         organs={value: roster.organs[value] for value in sites.annotated(row)},
         spacing_mm=spacing_mm,
+        surfaces=surfaces,
     )
     rows = cases.rows(
         scores,

@@ -1,5 +1,6 @@
 """A site's prepared cases in memory, for training and validation."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,38 +50,80 @@ def annotated(row: ManifestRow) -> tuple[int, ...]:
     return tuple(int(value) for value in row.annotated.split("|") if value)
 
 
+@dataclass(frozen=True)
+class Holding:
+    """A folder of prepared cases that a participant trains on, and how many of its training patients (None: all)."""
+
+    folder: Path
+    num_patients: int | None = None
+
+    def training_rows(self) -> list[ManifestRow]:
+        """List the training cases of the first patients, in the manifest's order.
+
+        Patients are ranked by ``sha256("participants/site/patient")``, whatever the seed: fewer of them are among more.
+
+        Raises:
+            DataError: The site was not prepared, has no training case, or has fewer training patients.
+        """
+        rows = rows_of(self.folder, "train")
+        if not rows:
+            raise DataError(f"site {self.folder.name} has no training case")
+        if self.num_patients is None:
+            return rows
+        patients = sorted({row.patient for row in rows}, key=self._rank)
+        if len(patients) < self.num_patients:
+            raise DataError(f"site {self.folder.name} has {len(patients)} training patients, expected {self.num_patients}")
+        chosen = set(patients[: self.num_patients])
+        return [row for row in rows if row.patient in chosen]
+
+    def _rank(self, patient: str) -> str:
+        return hashlib.sha256(f"participants/{self.folder.name}/{patient}".encode()).hexdigest()
+
+
 @lru_cache(maxsize=32)
 def in_channels(folder: Path) -> int:
     """Count the image channels of a site."""
-    rows = rows_of(folder, "train")
-    if not rows:
-        raise DataError(f"site {folder.name} has no training case")
+    rows = Holding(folder).training_rows()
     return int(preprocess.load(folder / rows[0].file).image.shape[0])
 
 
-def load(folder: Path, *, spatial_dims: int) -> SiteInputs:
-    """Load a site's training and validation cases; kept in memory as long as its manifest is the same."""
-    return _load(folder, spatial_dims, files.sha256_file(manifest_path(folder)))
+def load(holdings: tuple[Holding, ...], *, spatial_dims: int) -> SiteInputs:
+    """Load a participant's training and validation cases; kept in memory as long as its sites' manifests are the same.
+
+    Raises:
+        DataError: A site was not prepared or has too few patients, or the sites annotate different organs.
+    """
+    return _load(holdings, spatial_dims, tuple(files.sha256_file(manifest_path(holding.folder)) for holding in holdings))
+
+
+def annotated_by_all(holdings: tuple[Holding, ...]) -> tuple[int, ...]:
+    """Read the organ values that a participant's sites annotate.
+
+    Raises:
+        DataError: They annotate different organs.
+    """
+    by_site = {holding.folder.name: annotated(holding.training_rows()[0]) for holding in holdings}
+    if len(set(by_site.values())) > 1:
+        raise DataError(f"one participant cannot hold {' and '.join(by_site)}: they annotate different organs")
+    return next(iter(by_site.values()))
 
 
 @lru_cache(maxsize=8)
-def _load(folder: Path, spatial_dims: int, _manifest_sha256: str) -> SiteInputs:
-    """Read the cases of one manifest."""
-    rows = rows_of(folder, "train")
-    if not rows:
-        raise DataError(f"site {folder.name} has no training case")
-    cases = [preprocess.load(folder / row.file) for row in rows]
-    held_out_rows = rows_of(folder, "val")
-    held_out = [preprocess.load(folder / row.file) for row in held_out_rows]
+def _load(holdings: tuple[Holding, ...], spatial_dims: int, _manifest_sha256: tuple[str, ...]) -> SiteInputs:
+    """Read the cases of some manifests."""
+    labels = annotated_by_all(holdings)
+    cases = [_read(holding.folder, row) for holding in holdings for row in holding.training_rows()]
+    held_out = [_read(holding.folder, row) for holding in holdings for row in rows_of(holding.folder, "val")]
     return SiteInputs(
-        training=batches.site_data(
-            [LabelledCase(case.image, case.label, row.modality) for row, case in zip(rows, cases, strict=True)],
-            spatial_dims=spatial_dims,
-        ),
-        validation=tuple(
-            LabelledCase(case.image, case.label, row.modality) for row, case in zip(held_out_rows, held_out, strict=True)
-        ),
-        annotated=annotated(rows[0]),
+        training=batches.site_data(cases, spatial_dims=spatial_dims),
+        validation=tuple(held_out),
+        annotated=labels,
         num_cases=len(cases),
         num_slices=sum(case.label.shape[0] for case in cases),
     )
+
+
+def _read(folder: Path, row: ManifestRow) -> LabelledCase:
+    """Read one case."""
+    case = preprocess.load(folder / row.file)
+    return LabelledCase(case.image, case.label, row.modality)

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from fedsilo import params as params_module
+from fedsilo import sections
 from fedsilo.errors import ParamsError
-from fedsilo.params import Params, Section
+from fedsilo.params import Params
+from fedsilo.sections import Section
 from fedsilo.types import SiteRole
 
 IDENTIFIER = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
@@ -112,18 +114,28 @@ def load(path: Path) -> Roster:
     Raises:
         ParamsError: The file cannot be read, or a key or value is wrong; names it.
     """
-    return params_module.validate(Roster, params_module.read_yaml(path), source=str(path))
+    return sections.validate(Roster, sections.read_yaml(path), source=str(path))
 
 
-def load_run(cohort_path: Path, params_path: Path, assignments: Sequence[str] = ()) -> tuple[Roster, Params]:
-    """Read a cohort file and the params that hold for it: params.yaml, its overrides, then the assignments.
+def load_run(
+    cohort_path: Path, params_path: Path, assignments: Sequence[str] = (), *, overlays: Sequence[Path] = ()
+) -> tuple[Roster, Params]:
+    """Read a cohort file and the params that hold for it: params.yaml, its overrides, overlay files, then the assignments.
 
     Raises:
-        ParamsError: Either file or an assignment is wrong; names the key.
+        ParamsError: A file or an assignment is wrong, or a participant holds a site that is not inside; names the key.
     """
     roster = load(cohort_path)
     changes = {name: change for name, change in roster.overrides.model_dump().items() if change}
-    return roster, params_module.load(params_path, changes, assignments)
+    params = params_module.load(params_path, changes, assignments, overlays=overlays)
+    inside = [site.name for site in roster.inside]
+    for name, members in (params.federate.participants or {}).items():
+        for site in members:
+            if site not in inside:
+                raise ParamsError(
+                    f"participant {name} holds {site}, which is no inside site of {roster.name}; those are {', '.join(inside)}"
+                )
+    return roster, params
 
 
 def data_root(roster: Roster, params: Params) -> Path:

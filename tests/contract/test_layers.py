@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 
-PHASES = ("phantoms", "prepare", "federate", "inside", "outside", "report", "run")
+PHASES = ("phantoms", "prepare", "federate", "inside", "outside", "report", "compare", "run")
 HEAVY = {"torch", "monai", "numpy", "pandas", "great_expectations", "matplotlib", "scipy", "pyarrow", "nibabel"}
 
 

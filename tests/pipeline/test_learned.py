@@ -9,9 +9,9 @@ import pytest
 from fedsilo import files
 from fedsilo.federation import states
 from flows import federate, inside
-from tasks import rounds, sites
+from tasks import rounds
+from tasks.federation import Federation
 from tasks.paths import RunPaths
-from tasks.rounds import Federation
 
 SETTINGS = (
     "federate.appearance.method=learned",
@@ -127,7 +127,7 @@ def test_a_run_that_lost_its_last_round_goes_on_with_the_same_bits(first, tmp_pa
 
 def test_fine_tuning_trains_the_remapper_anew_to_what_the_site_has(first):
     made = federation(first)
-    data = sites.load(made.paths.prepared_site("mr-a"), spatial_dims=2)
+    data = made.inputs("mr-a")
 
     remapper = rounds.final_remapper(made, "mr-a", data, "cpu")
 

@@ -1,4 +1,4 @@
-"""The embedded cohort: seven scanners, each with subjects of its own, written in the nnU-Net raw layout.
+"""The embedded cohort: eight scanners, each with subjects of its own, written in the nnU-Net raw layout.
 
 Case i of a site is the same subject whatever the site's role, the number of cases or of processes: its anatomy and its
 image come from generators named after site and subject.
@@ -32,6 +32,7 @@ SCANNERS: dict[str, Scanner] = {
     "mr-b": MrScanner(SpoiledEcho(110, 4.6, 80), "1.5T", "in_phase", snr=32, bias=0.18, axcodes="LPS", tilt_deg=4),
     "mr-c": MrScanner(SpoiledEcho(4.2, 1.2, 12), "3T", "opposed", snr=24, bias=0.38, axcodes="LAS"),
     "mr-d": MrScanner(BalancedEcho(3.6, 1.8, 55), "1.5T", "in_phase", snr=30, bias=0.25, axcodes="RSA"),
+    "mr-e": MrScanner(SpoiledEcho(180, 2.3, 70), "3T", "saturated", snr=26, bias=0.3, axcodes="LAS"),
 }
 """Scanner of each site, by the site's name in the cohort file."""
 

@@ -1,0 +1,91 @@
+"""Who trains, on which cases, with which params: what every task of one federation is handed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsilo.cohort.roster import Roster
+from fedsilo.errors import ParamsError
+from fedsilo.params import Params
+from tasks.paths import RunPaths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fedsilo.federation.journal import Journal
+    from tasks.sites import Holding, SiteInputs
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What every task of one federation needs: ids, paths and frozen params."""
+
+    roster: Roster
+    params: Params
+    paths: RunPaths
+    journal_name: str = "federate"
+
+    @property
+    def members(self) -> Mapping[str, Mapping[str, int | None]]:
+        """Inside sites behind each participant, and how many of their training patients take part (None: all)."""
+        return self.params.federate.participants or {site.name: {site.name: None} for site in self.roster.inside}
+
+    @property
+    def sites(self) -> list[str]:
+        """Participants by name: the inside sites, unless ``federate.participants`` says otherwise."""
+        return sorted(self.members)
+
+    def modalities(self, site: str) -> tuple[str, ...]:
+        """List the modalities of a participant's data."""
+        return tuple(sorted({self.roster.site(member).modality for member in self.members[site]}))
+
+    def holdings(self, site: str) -> tuple[Holding, ...]:
+        """Name the folders that a participant trains on, sorted by site."""
+        from tasks.sites import Holding
+
+        return tuple(Holding(self.paths.prepared_site(member), number) for member, number in sorted(self.members[site].items()))
+
+    def inputs(self, site: str) -> SiteInputs:
+        """Load a participant's training and validation cases."""
+        from tasks import sites
+
+        return sites.load(self.holdings(site), spatial_dims=self.params.federate.network.spatial_dims)
+
+    def require_sites(self, phase: str) -> None:
+        """Refuse a phase that treats every inside site as one participant.
+
+        Raises:
+            ParamsError: The participants are others.
+        """
+        if self.params.federate.participants is not None:
+            raise ParamsError(
+                f"{phase} is about inside sites, but federate.participants says who trains: use flows.compare for such runs"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Organs and background."""
+        return len(self.roster.organs)
+
+    @property
+    def journal_dir(self) -> Path:
+        """Folder of the journal."""
+        return self.paths.checkpoints_dir / self.journal_name
+
+    def journal(self) -> Journal:
+        """Name the journal's files."""
+        from fedsilo.federation.journal import Journal
+
+        return Journal(self.journal_dir, self.sites)
+
+    def alone(self, site: str) -> Federation:
+        """Restrict the federation to one site that keeps its Adam moments and has no teacher: plain local training."""
+        federate = self.params.federate
+        optimizer = federate.optimizer.model_copy(update={"moments": "keep"})
+        distillation = federate.distillation.model_copy(update={"first_weight": 0.0, "last_weight": 0.0})
+        federate = federate.model_copy(update={"optimizer": optimizer, "distillation": distillation})
+        params = self.params.model_copy(update={"federate": federate})
+        roster = self.roster.model_copy(update={"sites": (self.roster.site(site),)})
+        return Federation(roster=roster, params=params, paths=self.paths, journal_name=f"local/{site}")
