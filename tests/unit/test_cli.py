@@ -75,3 +75,23 @@ def test_an_unknown_option_ends_with_usage(files):
         cli.phase("Do it.", print, [*files, "--cohorts"])
 
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["../up", "/abs", "a/b/c", "a//b", "", "A", "a/", ".hidden"])
+def test_a_run_s_name_cannot_lead_elsewhere(files, capsys, name):
+    seen = []
+
+    assert cli.phase("Do it.", seen.append, [*files, f"--run={name}"]) == (0 if name == "" else 1)
+
+    if name:
+        assert seen == []
+        assert "as the name of a run" in capsys.readouterr().err
+
+
+def test_a_run_may_lie_in_a_study_s_folder(files):
+    seen = []
+
+    cli.phase("Do it.", seen.append, [*files, "--run", "study/one--gin--s42"])
+
+    assert seen[0].paths.run_dir == Path("runs/study/one--gin--s42")
+    assert seen[0].paths.artifact_suffix == "study-one-gin-s42"

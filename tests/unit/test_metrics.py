@@ -136,3 +136,13 @@ def test_different_shapes_are_refused():
 def test_spacing_that_does_not_fit_is_refused(spacing):
     with pytest.raises(DataError, match="expected 3 positive spacings, one an axis"):
         score_case(labels(), labels(), organs=ORGANS, spacing_mm=spacing)
+
+
+def test_without_surfaces_the_other_scores_are_the_same():
+    moved = labels(v1=(slice(1, 5), slice(2, 6), slice(3, 7)))
+    for prediction in (moved, labels(v2=SPLEEN), labels()):
+        every = score_case(prediction, labels(v1=LIVER), organs=ORGANS, spacing_mm=SPACING)
+        without = score_case(prediction, labels(v1=LIVER), organs=ORGANS, spacing_mm=SPACING, surfaces=False)
+
+        assert without == [score for score in every if score.metric not in ("hd95", "assd", "nsd")]
+        assert len(without) == 8

@@ -175,3 +175,38 @@ def test_a_cohort_without_a_root_lies_in_the_data_root(repository):
     for name, root in (("demo", "data/raw/demo"), ("liver", "../shared/data/abdomen")):
         loaded, its = roster.load_run(repository / "cohorts" / f"{name}.yaml", repository / "params.yaml")
         assert str(roster.data_root(loaded, its)) == root
+
+
+def test_overlays_lie_between_the_cohort_and_the_assignments(repository, tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("federate: {rounds: 2, local_epochs: 3, batch_size: 5}")
+    second.write_text("federate: {rounds: 4}")
+
+    loaded = params.load(
+        repository / "params.yaml",
+        {"federate": {"rounds": 9, "batch_size": 9, "momentum": 0.5}},
+        ["federate.batch_size=6"],
+        overlays=[first, second],
+    ).federate
+
+    assert (loaded.momentum, loaded.rounds, loaded.local_epochs, loaded.batch_size) == (0.5, 4, 3, 6)
+
+
+def test_a_wrong_overlay_is_named(repository, tmp_path):
+    overlay = tmp_path / "wrong.yaml"
+    overlay.write_text("federate: {round: 2}")
+
+    with pytest.raises(ParamsError, match=r"wrong\.yaml: unknown key federate\.round \(did you mean rounds\?\)"):
+        params.load(repository / "params.yaml", overlays=[overlay])
+    with pytest.raises(ParamsError, match=r"cannot read .*absent\.yaml"):
+        params.load(repository / "params.yaml", overlays=[tmp_path / "absent.yaml"])
+
+
+def test_participants_are_replaced_whole(repository, tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("federate: {participants: {a: {mr-a: 1}, b: {ct-a: 1}}}")
+    second.write_text("federate: {participants: {c: {mr-a: null}}}")
+
+    loaded = params.load(repository / "params.yaml", overlays=[first, second])
+
+    assert loaded.federate.participants == {"c": {"mr-a": None}}
