@@ -100,26 +100,29 @@ def _model(comparison: Comparison, run: str) -> _Model:
     """Load a run's global model, checked against its record.
 
     Raises:
-        DataError: The run has no record, is of another cohort, or its model is not the recorded one.
+        DataError: The run's record is damaged, of another cohort, of other organs, or of data that were prepared differently:
+            its test cases may be ones that it was trained on.
+        CheckpointError: The model is not the recorded one.
     """
     from fedsilo import files
     from fedsilo.federation import states
+    from tasks import sites
 
     base, paths = comparison.federation, comparison.paths(run)
     record = files.read_json(paths.federation_record)
-    if record.get("cohort") != base.roster.name:
-        raise DataError(f"run {run} is of cohort {record.get('cohort')}, expected {base.roster.name}")
-    hashes = record.get("model_sha256")
-    if not isinstance(hashes, dict):
-        raise DataError(f"{paths.federation_record} is damaged: model_sha256 is {hashes!r}")
-    params = base.params.model_copy(update={"seed": int(str(record["seed"]))})
-    sha256 = str(hashes["global"])
-    return _Model(
-        replace(base, params=params, paths=paths),
-        states.load(paths.global_state, sha256),
-        sha256,
-        int(str(record["global_round"])),
-    )
+    try:
+        cohort, organs, trained_on = record["cohort"], record["identity"]["organs"], record["identity"]["manifest_sha256"]  # type: ignore[index]  # checked here
+        sha256, seed, round_index = record["model_sha256"]["global"], int(record["seed"]), int(record["global_round"])  # type: ignore[call-overload, index]  # checked here
+        members = dict(trained_on)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{paths.federation_record} is damaged: {error}") from error
+    if (cohort, organs) != (base.roster.name, list(base.roster.organs)):
+        raise DataError(f"run {run} is of cohort {cohort} with {organs}, expected {base.roster.name} with {base.roster.organs}")
+    for site, manifest_sha256 in members.items():
+        if files.sha256_file(sites.manifest_path(base.paths.prepared_site(site))) != manifest_sha256:
+            raise DataError(f"run {run} was trained on other preparations of {site} than those in data/prepared")
+    params = base.params.model_copy(update={"seed": seed})
+    return _Model(replace(base, params=params, paths=paths), states.load(paths.global_state, sha256), sha256, round_index)
 
 
 def find_runs(workspace: Path, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -131,6 +134,8 @@ def find_runs(workspace: Path, patterns: Sequence[str]) -> tuple[str, ...]:
     root = workspace / "runs"
     found: set[str] = set()
     for pattern in patterns:
+        if not pattern or Path(pattern).is_absolute():
+            raise DataError(f"cannot use {pattern!r} as a run: expected a name or pattern below {root}")
         folders = [path for path in root.glob(pattern) if path.is_dir()]
         if not folders:
             raise DataError(f"{root} has no run {pattern}")

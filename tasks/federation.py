@@ -45,7 +45,8 @@ class Federation:
         """Name the folders that a participant trains on, sorted by site."""
         from tasks.sites import Holding
 
-        return tuple(Holding(self.paths.prepared_site(member), number) for member, number in sorted(self.members[site].items()))
+        members, seed = sorted(self.members[site].items()), self.params.seed
+        return tuple(Holding(self.paths.prepared_site(member), number, seed) for member, number in members)
 
     def inputs(self, site: str) -> SiteInputs:
         """Load a participant's training and validation cases."""
@@ -61,7 +62,7 @@ class Federation:
         """
         if self.params.federate.participants is not None:
             raise ParamsError(
-                f"{phase} is about inside sites, but federate.participants says who trains: use flows.compare for such runs"
+                f"{phase} takes every inside site for one participant, federate.participants says otherwise: use flows.compare"
             )
 
     @property
@@ -85,7 +86,7 @@ class Federation:
         federate = self.params.federate
         optimizer = federate.optimizer.model_copy(update={"moments": "keep"})
         distillation = federate.distillation.model_copy(update={"first_weight": 0.0, "last_weight": 0.0})
-        federate = federate.model_copy(update={"optimizer": optimizer, "distillation": distillation})
+        federate = federate.model_copy(update={"optimizer": optimizer, "distillation": distillation, "participants": None})
         params = self.params.model_copy(update={"federate": federate})
         roster = self.roster.model_copy(update={"sites": (self.roster.site(site),)})
         return Federation(roster=roster, params=params, paths=self.paths, journal_name=f"local/{site}")

@@ -52,15 +52,19 @@ def annotated(row: ManifestRow) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Holding:
-    """A folder of prepared cases that a participant trains on, and how many of its training patients (None: all)."""
+    """A folder of prepared cases that a participant trains on, and how many of its training patients (None: all).
+
+    ``seed`` draws which: of fewer patients each is among more of the same seed.
+    """
 
     folder: Path
     num_patients: int | None = None
+    seed: int = 0
 
     def training_rows(self) -> list[ManifestRow]:
         """List the training cases of the first patients, in the manifest's order.
 
-        Patients are ranked by ``sha256("participants/site/patient")``, whatever the seed: fewer of them are among more.
+        Patients are ranked by ``sha256("seed/participants/site/patient")``.
 
         Raises:
             DataError: The site was not prepared, has no training case, or has fewer training patients.
@@ -77,7 +81,7 @@ class Holding:
         return [row for row in rows if row.patient in chosen]
 
     def _rank(self, patient: str) -> str:
-        return hashlib.sha256(f"participants/{self.folder.name}/{patient}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.seed}/participants/{self.folder.name}/{patient}".encode()).hexdigest()
 
 
 @lru_cache(maxsize=32)

@@ -83,9 +83,25 @@ def test_a_comparison_agrees_with_the_outside_comparison(made):
 def test_a_comparison_refuses_runs_that_are_not_there_or_have_not_ended(made, capsys):
     (made.folder / "runs/torn").mkdir(exist_ok=True)
 
-    for runs, message in (("nothing", "has no run nothing"), ("torn", "run torn has not ended")):
+    for runs, message in (
+        ("nothing", "has no run nothing"),
+        ("torn", "run torn has not ended"),
+        ("/abs", "cannot use '/abs' as a run"),
+        ("", "cannot use '' as a run"),
+    ):
         assert compare.main(made.arguments("--runs", runs, "--run", "compared")) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_comparison_refuses_a_run_that_saw_other_splits(made, tmp_path, capsys):
+    """Its test cases may be ones that the run was trained on."""
+    copy = made.copy(tmp_path / "copy")
+    manifest = copy.folder / "data/prepared/demo/mr-a/manifest.csv"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("train", "swap").replace("test", "train").replace("swap", "test"))
+
+    assert compare.main(copy.arguments("--runs", "study/pool", "--run", "compared")) == 1
+    assert "run study/pool was trained on other preparations of mr-a" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

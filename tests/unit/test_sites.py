@@ -55,6 +55,12 @@ def test_fewer_patients_are_among_more(site):
     assert all(fewer < more for fewer, more in itertools.pairwise(chosen))
 
 
+def test_seeds_draw_other_patients(site):
+    folder = site([row(number) for number in range(9)])
+
+    assert len({frozenset(patients(Holding(folder, 3, seed))) for seed in range(8)}) > 3
+
+
 def test_a_patient_comes_with_all_cases_in_the_manifest_s_order(site):
     folder = site([row(number, patient=f"p{number // 3}") for number in range(9)])
 
