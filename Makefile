@@ -1,6 +1,6 @@
 # Python 3.11+, git and make are enough: `make run`, `make test`.
 COHORT ?= demo
-STUDY ?= gin
+STUDY ?= fedgin
 PORT ?= 4200
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,7 @@ help:  ## list the targets
 run: $(INSTALLED)  ## reproduce a cohort and show its results: make run COHORT=demo | kidneys | liver
 	@$(BIN)/python -m flows.run --cohort $(COHORT)
 
-study: $(INSTALLED)  ## reproduce a study and show its tables: make study STUDY=gin
+study: $(INSTALLED)  ## reproduce a study and show its tables: make study STUDY=fedgin | fedgin-real
 	@$(BIN)/python -m flows.run --study $(STUDY)
 
 test: $(INSTALLED)  ## run all tests

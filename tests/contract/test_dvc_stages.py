@@ -1,5 +1,8 @@
 """Both dvc.yaml files describe the pipeline that the code is."""
 
+import ast
+import re
+
 import pytest
 import yaml
 
@@ -91,3 +94,58 @@ def test_nothing_is_kept_between_runs_behind_the_back_of_dvc(stages):
         for stage in its.values():
             assert not {"always_changed", "frozen"} & stage.keys()
             assert not [entry for entry in stage.get("outs", []) if isinstance(entry, dict) and "persist" in str(entry)]
+
+
+def study_stages(repository):
+    """Every stage of every study, by study and name."""
+    for path in sorted((repository / "studies").glob("*/dvc.yaml")):
+        for name, stage in yaml.safe_load(path.read_text())["stages"].items():
+            yield path.parent.name, name, stage
+
+
+def imported_by(repository, code, command):
+    """Files of ours that a command runs: a flow's import closure, or that of a study's script and the scripts beside it."""
+    flow = re.match(r"python -m (flows\.\w+)", command)
+    if flow:
+        return {code.path(module) for module in code.closure(flow[1])}
+    script = repository / re.match(r"python (\S+\.py)", command)[1]
+    found, waiting = set(), [script]
+    while waiting:
+        current = waiting.pop()
+        found.add(current.relative_to(repository).as_posix())
+        for module in imports_of(current):
+            beside = script.parent / f"{module}.py"
+            if beside.is_file() and beside.relative_to(repository).as_posix() not in found:
+                waiting.append(beside)
+            elif module.startswith(("fedsilo", "tasks", "flows")):
+                found |= {code.path(name) for name in code.closure(module) if code.does_something(name)}
+    return found
+
+
+def imports_of(path):
+    """Modules that a file imports, as dotted names; of `from package import module` the module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.parents[2].joinpath(*node.module.split("."))
+            yield from (f"{node.module}.{alias.name}" if package.is_dir() else node.module for alias in node.names)
+
+
+def test_code_deps_of_studies_cover_the_import_closure(repository, code):
+    """Whole folders may stand for their files: a study may run again for nothing, but never miss a change."""
+    seen = 0
+    for study, name, stage in study_stages(repository):
+        deps = [path.rstrip("/") for path in paths(stage["deps"])]
+        imported = imported_by(repository, code, stage["cmd"])
+        missed = {path for path in imported if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)}
+        assert sorted(missed) == [], f"{study}:{name}"
+        seen += 1
+    assert seen > 15
+
+
+def test_studies_push_no_patient_data(repository):
+    for study, name, stage in study_stages(repository):
+        for entry in stage.get("outs", []):
+            path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+            assert not path.startswith("data/") or options == {"push": False}, f"{study}:{name}"

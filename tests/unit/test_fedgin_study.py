@@ -1,18 +1,22 @@
-"""The FedGIN studies: every overlay gives valid params, and the summary counts patients and corrects what it tests."""
+"""The FedGIN studies: every run has valid params, every question has runs, and the summary counts patients."""
 
 import sys
+from dataclasses import replace
 
-import pandas
 import pytest
 import yaml
 
 from fedsilo.cohort import roster
+from fedsilo.errors import ParamsError
 from fedsilo.evaluation import cases, statistics
 
+STUDIES = ("fedgin", "fedgin-real")
 SEEDS = (1, 2, 3)
-GAINS = {"mr-a": 0.10, "mr-b": 0.20, "ct-a": -0.05}
+GAINS = {"mr-a": 0.10, "mr-b": 0.20, "mr-c": 0.30, "ct-a": -0.05}
 ORGANS = {"liver": 0.0, "spleen": -0.2}
 PATIENTS = 7
+SPREAD = 0.001 * (PATIENTS - 1) / 2
+"""Mean of what patients add to a gain."""
 
 
 @pytest.fixture(scope="module")
@@ -25,158 +29,218 @@ def summarise(repository):
     sys.path.remove(str(repository / "studies" / "fedgin"))
 
 
-def runs_of(stage, variables):
-    """Scenario and method of every run of a stage, from its matrix."""
-    axes = {
-        name: variables[path.strip("${}").split(".")[0]][path.strip("${}").split(".")[1]]
-        for name, path in stage["matrix"].items()
-        if name != "seed"
-    }
-    tasks = axes.get("task", [None])
-    return [(task, scenario, method) for task in tasks for scenario in axes["scenario"] for method in axes["method"]]
-
-
-@pytest.mark.parametrize("study", ["fedgin", "fedgin-real"])
-def test_every_run_of_a_study_has_valid_params(repository, study):
-    folder = repository / "studies" / study
+def runs_of(folder):
+    """Scenario (with its task) and method of every run of a study, from the matrices of its stages."""
     tree = yaml.safe_load((folder / "dvc.yaml").read_text())
     variables = {name: value for entry in tree["vars"] if isinstance(entry, dict) for name, value in entry.items()}
-    seen = 0
     for stage in tree["stages"].values():
-        if "scenario" not in stage.get("matrix", {}):
+        axes = {name: path.strip("${}").split(".") for name, path in stage.get("matrix", {}).items() if name != "seed"}
+        if "scenario" not in axes:
             continue
-        for task, scenario, method in runs_of(stage, variables):
-            cohort = folder / "cohorts" / f"{task}.yaml" if task else folder / "cohort.yaml"
-            name = f"{task}-{scenario}" if task else scenario
-            overlays = [folder / "base.yaml", folder / "scenarios" / f"{name}.yaml"]
-            overlays.append(repository / "studies" / "fedgin" / "methods" / f"{method}.yaml")
-            entry, params = roster.load_run(cohort, repository / "params.yaml", overlays=overlays)
-            assert params.federate.participants
-            assert entry.inside
-            seen += 1
-    assert seen > 20
+        values = {name: variables[group][kind] for name, (group, kind) in axes.items()}
+        for task in values.get("task", [None]):
+            for scenario in values["scenario"]:
+                for method in values["method"]:
+                    yield task, f"{task}-{scenario}" if task else scenario, method
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_run_of_a_study_has_valid_params(repository, study):
+    folder = repository / "studies" / study
+    listed = list(runs_of(folder))
+    for task, scenario, method in listed:
+        cohort = folder / "cohorts" / f"{task}.yaml" if task else folder / "cohort.yaml"
+        overlays = [folder / "base.yaml", folder / "scenarios" / f"{scenario}.yaml"]
+        overlays.append(repository / "studies" / "fedgin" / "methods" / f"{method}.yaml")
+        _, params = roster.load_run(cohort, repository / "params.yaml", overlays=overlays)
+        assert params.federate.participants
+    assert len(listed) == len(set(listed)) > 20
 
 
 def test_no_overlay_is_left_over(repository):
-    for study in ("fedgin", "fedgin-real"):
-        graph = (repository / "studies" / study / "dvc.yaml").read_text()
-        for path in (repository / "studies" / study / "scenarios").glob("*.yaml"):
-            scenario = path.stem.partition("-")[2] if study == "fedgin-real" else path.stem
-            assert scenario in graph, path
-    graphs = "".join((repository / "studies" / study / "dvc.yaml").read_text() for study in ("fedgin", "fedgin-real"))
-    for path in (repository / "studies" / "fedgin" / "methods").glob("*.yaml"):
-        assert path.stem in graphs, path
+    methods = set()
+    for study in STUDIES:
+        listed = list(runs_of(repository / "studies" / study))
+        scenarios = (repository / "studies" / study / "scenarios").glob("*.yaml")
+        assert {path.stem for path in scenarios} == {scenario for _, scenario, _ in listed}
+        methods |= {method for _, _, method in listed}
+    assert {path.stem for path in (repository / "studies" / "fedgin" / "methods").glob("*.yaml")} == methods
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_comparison_is_between_runs_of_the_study(repository, summarise, study):
+    folder = repository / "studies" / study
+    keys = {(scenario, method) for _, scenario, method in runs_of(folder)}
+    asked = summarise.questions(folder / "comparisons.yaml")
+
+    for question in asked:
+        for pair in question.pairs:
+            found = [keys & {summarise._key(name)} if "/" in name else {key for key in keys if key[1] == name} for name in pair]
+            assert all(found), pair
+            assert ("/" in pair[0]) == ("/" in pair[1])
 
 
 def row(site, patient, organ, value, *, method="gin", seed=1):
-    modality = site.partition("-")[0]
     return cases.CaseRow(
-        cohort="study", site=site, role="inside", patient=f"{site}-{patient}", case=f"{site}-{patient}-{modality}",
+        cohort="study", site=site, role="inside", patient=f"{site}-{patient}", case=f"{site}-{patient}-1",
         organ=organ, method=f"study/some--{method}--s{seed}", seed=seed, round=1, metric="dice", value=value, unit="1",
         flag="", spacing="", tool="", model="",
     )  # fmt: skip
 
 
 @pytest.fixture
-def study(tmp_path, summarise):
-    """A study with one scenario, two methods and three seeds; GIN gains what GAINS says, an odd patient less."""
-    cohort = {
-        "name": "study", "root": "x", "organs": ["background", *ORGANS], "aliases": {}, "drop": [],
-        "sites": [
-            {"name": site, "folder": site, "role": "inside", "modality": site[:2].upper(), "intensity_unit": "au",
-             "show_images": False}
-            for site in GAINS
-        ],
-        "overrides": {name: {} for name in ("phantoms", "prepare", "federate", "inside", "outside", "report")},
-    }  # fmt: skip
+def written(tmp_path):
+    """Files of a study with one scenario, two methods and three seeds; GIN gains what GAINS says, later patients more."""
+    sites = [
+        {
+            "name": site,
+            "folder": site,
+            "role": "inside",
+            "modality": site[:2].upper(),
+            "intensity_unit": "au",
+            "show_images": False,
+        }
+        for site in GAINS
+    ]
+    overrides = {name: {} for name in ("phantoms", "prepare", "federate", "inside", "outside", "report")}
+    organs = ["background", *ORGANS]
+    cohort = {"name": "study", "root": "x", "organs": organs, "aliases": {}, "drop": [], "sites": sites, "overrides": overrides}
     (tmp_path / "cohort.yaml").write_text(yaml.safe_dump(cohort))
-    (tmp_path / "some.yaml").write_text("federate: {participants: {one: {mr-a: 2}, two: {ct-a: 2}}}")
+    (tmp_path / "some.yaml").write_text("federate: {participants: {one: {mr-a: 2}, two: {mr-c: 2}}}")
+    (tmp_path / "comparisons.yaml").write_text('comparisons: [{question: "gain?", pairs: [[gin, plain]]}]')
     rows = [
         row(
             site,
             patient,
             organ,
-            0.5 + shift + 0.01 * seed + (gain + 0.001 * patient if method == "gin" else 0),
+            0.4 + shift + 0.01 * seed + (gain + 0.001 * patient if method == "gin" else 0),
             method=method,
             seed=seed,
         )
         for site, gain in GAINS.items()
         for patient in range(PATIENTS)
         for organ, shift in ORGANS.items()
-        for method in ("fedavg", "gin")
+        for method in ("plain", "gin")
         for seed in SEEDS
     ]
     cases.write(rows, tmp_path / "cases.csv")
-    return summarise.read([tmp_path / "cases.csv"], [tmp_path / "cohort.yaml"], tmp_path)
+    return tmp_path
 
 
-QUESTIONS = [{"question": "What does a change of appearance add to FedAvg?", "new": ["gin"], "reference": ["fedavg"]}]
+@pytest.fixture
+def study(written, summarise):
+    return summarise.read([written / "cases.csv"], [written / "cohort.yaml"], written)
+
+
+@pytest.fixture
+def question(written, summarise):
+    (asked,) = summarise.questions(written / "comparisons.yaml")
+    return asked
 
 
 def test_groups_follow_what_a_scenario_trained_on(study):
     assert {group.name: group.sites for group in study.groups("some")} == {
-        "MR, trained scanner": ("mr-a",),
+        "MR, trained scanner": ("mr-a", "mr-c"),
         "MR, new scanner": ("mr-b",),
-        "CT, trained scanner": ("ct-a",),
+        "CT, unseen modality": ("ct-a",),
     }
+    assert {group.modality for group in study.groups("some", "CT")} == {"CT"}
 
 
 def test_scores_average_organs_then_seeds_and_spread_is_over_seeds(study, summarise):
-    table = pandas.DataFrame(summarise.scores(study)).set_index(["method", "modality", "scanner", "organ"])
-    found = table.loc[("fedavg", "MR", "trained scanner", "all organs")]
+    found = {(row.method, row.group.name, row.organ): row for row in summarise.scores(study)}
+    together = found["plain", "MR, trained scanner", "all organs"]
 
-    assert found["dice"] == pytest.approx(0.5 - 0.1 + 0.02)
-    assert found["seed_sd"] == pytest.approx(0.01)
-    assert found["patients"] == PATIENTS
-    assert table.loc[("fedavg", "MR", "trained scanner", "spleen")]["dice"] == pytest.approx(0.32)
-
-
-def test_a_comparison_pairs_patients_and_is_corrected_within_its_question(study, summarise):
-    table = pandas.DataFrame(summarise.compare(study, QUESTIONS))
-    together = table[table["organ"] == "all organs"].set_index(["modality", "scanner"])
-
-    for group, gain in ((("MR", "trained scanner"), 0.10), (("MR", "new scanner"), 0.20), (("CT", "trained scanner"), -0.05)):
-        found = together.loc[group]
-        assert found["gain"] == pytest.approx(gain + 0.003)
-        assert found["low"] <= found["gain"] <= found["high"]
-        assert found["relative"] == pytest.approx((gain + 0.003) / 0.42)
-        assert found["patients"] == PATIENTS
-        assert found["seed_sd"] == pytest.approx(0, abs=1e-9)
-    assert together["p_holm"].tolist() == statistics.holm(together["p_value"].tolist())
-    assert together["p_holm"].max() > together["p_value"].max()
-    assert table[table["organ"] != "all organs"]["p_holm"].isna().all()
+    assert together.dice == pytest.approx(0.4 - 0.1 + 0.02)
+    assert together.seed_sd == pytest.approx(0.01)
+    assert together.patients == 2 * PATIENTS
+    assert found["plain", "MR, trained scanner", "spleen"].dice == pytest.approx(0.22)
+    assert found["gin", "MR, trained scanner", "all organs"].by_site == pytest.approx(
+        {site: 0.32 + GAINS[site] + SPREAD for site in ("mr-a", "mr-c")}
+    )
 
 
-def test_a_comparison_may_be_about_one_organ(study, summarise):
-    questions = [{**QUESTIONS[0], "organs": ["liver"]}]
-    table = pandas.DataFrame(summarise.compare(study, questions))
+def test_a_comparison_pairs_patients_and_is_corrected_within_its_question(study, summarise, question):
+    rows = summarise.compare(study, [question])
+    main = {row.group.name: row for row in rows if row.main}
 
-    assert set(table["organ"]) == {"liver"}
-    assert table["p_holm"].notna().all()
-
-
-def test_runs_that_are_not_there_are_not_compared(study, summarise):
-    questions = [{"question": "more?", "new": ["gin", "some/gin"], "reference": ["learned", "other/gin"]}]
-
-    assert list(summarise.pairs(study, questions)) == []
-
-
-def test_the_summary_is_the_same_twice_and_says_what_it_found(study, summarise):
-    import pages
-
-    scored, compared = summarise.scores(study), summarise.compare(study, QUESTIONS)
-    text = pages.tables(scored, compared)
-
-    assert "| some | gin | fedavg | MR, trained scanner | all organs | +0.103 " in text
-    for draw, rows in ((pages.scores_figure, scored), (pages.gains_figure, compared)):
-        assert draw(rows) == draw(rows)
-        assert b"<svg" in draw(rows)
+    for group, sites in (
+        ("MR, trained scanner", ("mr-a", "mr-c")),
+        ("MR, new scanner", ("mr-b",)),
+        ("CT, unseen modality", ("ct-a",)),
+    ):
+        gain = sum(GAINS[site] for site in sites) / len(sites) + SPREAD
+        assert main[group].gain == pytest.approx(gain)
+        assert main[group].low <= main[group].gain <= main[group].high
+        assert main[group].relative == pytest.approx(gain / 0.32)
+        assert main[group].patients == len(sites) * PATIENTS
+        assert main[group].seed_sd == pytest.approx(0, abs=1e-9)
+        assert main[group].organ == "all organs"
+    p_values = [row.p_value for row in main.values()]
+    assert [row.p_holm for row in main.values()] == statistics.holm(p_values)
+    assert max(row.p_holm for row in main.values()) > max(p_values)
+    assert all(row.p_holm is None for row in rows if not row.main)
+    assert {row.organ for row in rows if not row.main} == set(ORGANS)
 
 
-def test_a_name_that_is_no_run_of_a_study_is_refused(tmp_path, summarise):
-    cases.write([row("mr-a", 1, "liver", 0.5)], tmp_path / "cases.csv")
-    text = (tmp_path / "cases.csv").read_text().replace("study/some--gin--s1", "some")
-    (tmp_path / "cases.csv").write_text(text)
+def test_a_question_may_be_about_an_organ_a_modality_or_no_test(study, summarise, question):
+    of_liver = summarise.compare(study, [replace(question, organs=("liver",))])
+    of_ct = summarise.compare(study, [replace(question, modality="CT")])
+    untested = summarise.compare(study, [replace(question, test=False)])
 
-    with pytest.raises(SystemExit, match="cannot use run some"):
-        summarise.read([tmp_path / "cases.csv"], [], tmp_path)
+    assert {row.organ for row in of_liver} == {"liver"}
+    assert all(row.main and row.p_holm is not None for row in of_liver)
+    assert {row.group.modality for row in of_ct} == {"CT"}
+    assert all(row.p_holm is None for row in untested)
+
+
+def test_two_questions_are_two_families(study, summarise, question):
+    alone = summarise.compare(study, [question])
+    beside = summarise.compare(study, [question, replace(question, text="again?")])
+
+    assert [row.p_holm for row in beside if row.question == question.text] == [row.p_holm for row in alone]
+
+
+def test_a_comparison_without_runs_is_refused(study, summarise, question):
+    for pair in (("learned", "gin"), ("some/gin", "other/gin")):
+        with pytest.raises(ParamsError, match=f"cannot compare {pair[0]} with {pair[1]}"):
+            summarise.compare(study, [replace(question, pairs=(pair,))])
+
+
+def test_results_are_the_same_twice_and_errors_are_one_line(written, summarise, capsys):
+    def arguments(out):
+        names = ("--cohorts", "cohort.yaml", "--cases", "cases.csv", "--comparisons", "comparisons.yaml", "--scenarios", ".")
+        paths = [name if name.startswith("--") else str(written / name) for name in names]
+        return [*paths, "--out", str(written / out)]
+
+    assert summarise.main(arguments("first")) == summarise.main(arguments("second")) == 0
+
+    files = sorted(path.name for path in (written / "first").iterdir())
+    assert files == ["comparisons.csv", "gains.svg", "patients.csv", "scores.csv", "scores.svg", "tables.md"]
+    for name in files:
+        assert (written / "first" / name).read_bytes() == (written / "second" / name).read_bytes()
+    text = (written / "first" / "tables.md").read_text()
+    assert "| some | gin | plain | MR, new scanner | all organs | +0.203 " in text
+    assert "| some | plain | **0.320** | 0.320 | **0.320** | 0.320 |" in text
+
+    (written / "some.yaml").write_text("federate: {participants: null}")
+    assert summarise.main(arguments("third")) == 1
+    assert capsys.readouterr().err == f"summarise: cannot use {written / 'some.yaml'}: expected federate.participants\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "[{question: a}]", "[{question: a, pairs: [[x, y]], modalities: MR}]", "{question: a, pairs: [[x, y]]}"]
+)
+def test_questions_of_another_form_are_refused(written, summarise, text):
+    (written / "comparisons.yaml").write_text(f"comparisons: {text}")
+
+    with pytest.raises(ParamsError, match="comparisons"):
+        summarise.questions(written / "comparisons.yaml")
+
+
+def test_a_name_that_is_no_run_of_a_study_is_refused(written, summarise):
+    text = (written / "cases.csv").read_text().replace("study/some--gin--s1", "some")
+    (written / "cases.csv").write_text(text)
+
+    with pytest.raises(ParamsError, match="cannot use run some"):
+        summarise.read([written / "cases.csv"], [written / "cohort.yaml"], written)
