@@ -90,6 +90,34 @@ def test_an_unknown_cohort_is_refused(prefect_backend, workspace):
         retrain("demi", str(workspace))
 
 
+def test_a_study_is_reproduced_instead_of_a_cohort(prefect_backend, workspace):
+    from flows.retrain import retrain
+    from tasks import results
+
+    folder = workspace / "studies" / "small"
+    folder.mkdir(parents=True)
+    stage = {"cmd": "python -c \"import os; os.mkdir('results'); open('results/tables.md', 'w').write('| a table |')\""}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"summarise": {**stage, "outs": ["results"]}}}))
+
+    done = retrain("demo", str(workspace), "small")
+
+    assert done.with_outcome("executed") == ("studies/small/dvc.yaml:summarise",)
+    assert not (workspace / "a").exists()
+    assert "| a table |" in results.study_summary(workspace, "small")
+    assert str(folder / "results") in results.study_summary(workspace, "small")
+    with pytest.raises(ParamsError, match=r"no study 'smal'.*there are small"):
+        retrain("demo", str(workspace), "smal")
+
+
+def test_a_cohort_and_a_study_at_once_are_refused(capsys):
+    from flows import run
+
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--cohort", "liver", "--study", "fedgin"])
+    assert ended.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_the_deployment_fits_the_flow(repository):
     from prefect.client.schemas.schedules import CronSchedule
 

@@ -157,3 +157,13 @@ def test_the_target_of_a_cohort(repository, cohort, target):
 def test_an_unknown_cohort_is_refused_with_the_known_ones(repository, cohort):
     with pytest.raises(ParamsError, match="there are demo, kidneys, liver"):
         repro.target_of(repository, cohort)
+
+
+def test_the_target_of_a_study(repository):
+    assert repro.study_target(repository, "fedgin") == "studies/fedgin/dvc.yaml"
+
+
+@pytest.mark.parametrize("study", ["fedgi", "../cohorts", ".", "learned_gin"])
+def test_an_unknown_study_is_refused_with_the_known_ones(repository, study):
+    with pytest.raises(ParamsError, match="there are fedgin, fedgin-real"):
+        repro.study_target(repository, study)
