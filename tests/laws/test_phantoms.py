@@ -98,9 +98,10 @@ def test_noise_has_unit_variance_and_shows_one_field_on_any_grid():
 
 @pytest.mark.parametrize("site", list(cohort.SCANNERS))
 def test_the_stored_file_has_the_head_up_and_the_spine_behind(site, tmp_path, repository):
-    roster = rosters.load(repository / "cohorts" / "demo.yaml")
+    cohorts = [repository / "cohorts" / "demo.yaml", repository / "studies" / "fedgin" / "cohort.yaml"]
+    entry = next(entry for path in cohorts for entry in rosters.load(path).sites if entry.name == site)
     params = PhantomsParams(grid_zyx=SMALL.grid_zyx, spacing_zyx_mm=SMALL.spacing_zyx_mm, inside_cases=1, outside_cases=1)
-    folder = cohort.write_site(roster.site(site), params, tmp_path, seed=42)
+    folder = cohort.write_site(entry, params, tmp_path, seed=42)
 
     stored = nibabel.load(folder / "labelsTr" / f"{site}_001.nii.gz")
     labels = numpy.asanyarray(stored.dataobj)
