@@ -16,6 +16,7 @@ NETWORK = NetworkParams(spatial_dims=2, channels=(4, 8), num_res_units=0)
 def params(**changes):
     base = FederateParams(
         rounds=2,
+        participants=None,
         local_epochs=1,
         batch_size=4,
         patch_zyx=(4, 16, 16),

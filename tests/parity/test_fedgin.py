@@ -35,6 +35,7 @@ RATE, DECAY = 5e-4, 1e-4
 GIN = GinParams(networks="shared", padding="zeros", kernel_sizes="per_batch", initial_scale="unit", redraw_flat=False)
 PARAMS = FederateParams(
     rounds=1,
+    participants=None,
     local_epochs=1,
     batch_size=4,
     patch_zyx=(2, SIZE, SIZE),
