@@ -140,8 +140,8 @@ def _panels(points: Sequence[Point], *, label: str, start: float | None) -> byte
         panel.set_title(scenario, loc="left", fontsize=9)
         if start is None:
             panel.axvline(0, color="0.4", linewidth=1)
-        else:
-            panel.set_xlim(left=start)
+    if start is not None:
+        axes[-1].set_xlim(left=start)  # shared; earlier it would stop the axis from growing with later panels
     axes[-1].set_xlabel(label)
     shown = [name for name in COLOURS if any(point.group == name for point in points)]
     handles = [Line2D([], [], color=COLOURS[name], marker="o", markersize=4, label=name) for name in shown]

@@ -282,9 +282,15 @@ def table_of(rows: Sequence[ScoreRow] | Sequence[GainRow]) -> pandas.DataFrame:
     return pandas.DataFrame(flat)
 
 
+def by_organ(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Lay scores out with a column an organ, a row a patient under a scenario, method and seed."""
+    names = ["scenario", "method", "seed", "site", "patient"]
+    return table[table["organ"] != ALL].pivot(index=names, columns="organ", values="dice").reset_index()
+
+
 def csv_text(table: pandas.DataFrame) -> str:
-    """Write a table as CSV with six decimals."""
-    return table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    """Write a table as CSV with five decimals."""
+    return table.to_csv(index=False, float_format="%.5f", lineterminator="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -298,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         study = read(options.cases, options.cohorts, options.scenarios)
         scored, compared = scores(study), compare(study, questions(options.comparisons))
-        files.write_text(options.out / "patients.csv", csv_text(study.table))
+        files.write_text(options.out / "patients.csv", csv_text(by_organ(study.table)))
         files.write_text(options.out / "scores.csv", csv_text(table_of(scored)))
         files.write_text(options.out / "comparisons.csv", csv_text(table_of(compared)))
         files.write_text(options.out / "tables.md", pages.tables(scored, compared, study.trained))
