@@ -38,7 +38,7 @@ def open_journal(federation: Federation) -> Opened:
     from tasks import sites
 
     for site in federation.sites:
-        sites.annotated_by_all(federation.holdings(site))
+        sites.annotated_by_all(federation.holdings(site))  # refuses what cannot be trained on before anything is
     journal = federation.journal()
     warnings = []
     if journal.open(identity(federation)):

@@ -2,7 +2,7 @@
 
     python studies/learned_gin/acceptance.py --cohort FILE --run RUN [--overlay FILE ...] --out FILE
 
-Reads a finished run with ``appearance.method: learned`` or ``both``: its global model, and every participant's remapping from
+Reads a finished 2D run with ``appearance.method: learned`` or ``both``: its global model, and every participant's remapping from
 the journal. Images are the test cases of the participant's own sites. Prints and writes one row a participant.
 """
 
@@ -31,7 +31,7 @@ from tasks.paths import RunPaths
 
 DRAWS = 4
 CODES_BEYOND = 3.0
-"""Standard deviations of the codes under which outputs must stay inside the splines' range."""
+"""Standard deviations of styles and codes under which outputs must stay inside the splines' range."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,11 @@ def inversion(flow: HistFlow, case: Case, generator: Generator) -> float:
 
 
 def farthest(flow: HistFlow, case: Case, generator: Generator) -> float:
-    """Measure the largest output under codes of three standard deviations."""
+    """Measure the largest output where every style and every style code is three standard deviations out."""
     draw = learned_gin.sample_learned(len(case.images), probability=1.0, generator=generator)
-    far = replace(draw, style_out=CODES_BEYOND * draw.style_out.sign(), code_out=draw.code_out)
+    code_out = draw.code_out.clone()
+    code_out[:, len(MODALITIES) :] = CODES_BEYOND * code_out[:, len(MODALITIES) :].sign()
+    far = replace(draw, style_out=CODES_BEYOND * draw.style_out.sign(), code_out=code_out)
     return float(learned_gin.remap(flow, case.images, far, codes=codes_of(case))[0].abs().max())
 
 
