@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedsilo.cohort import roster as rosters
@@ -18,12 +18,27 @@ ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 @dataclass(frozen=True)
 class Run:
-    """What a phase is asked to do."""
+    """What a phase is asked to do; several times over if there are ``seeds``."""
 
     roster: Roster
     params: Params
     paths: RunPaths
     data_root: Path
+    seeds: tuple[int, ...] = ()
+
+    def repeats(self) -> tuple["Run", ...]:
+        """Give the run once for each seed, with results in ``<run>--s<seed>``; without seeds the run as it is."""
+        if not self.seeds:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                params=self.params.model_copy(update={"seed": seed}),
+                paths=replace(self.paths, run=f"{self.paths.run}--s{seed}"),
+                seeds=(),
+            )
+            for seed in self.seeds
+        )
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -58,13 +73,32 @@ def resolve(options: argparse.Namespace) -> Run:
     """
     roster, params = rosters.load_run(options.cohort, options.params, options.set, overlays=options.overlay)
     paths = RunPaths(workspace=options.workspace, cohort=roster.name, run=options.run or roster.name)
-    return Run(roster=roster, params=params, paths=paths, data_root=options.workspace / rosters.data_root(roster, params))
+    root = options.workspace / rosters.data_root(roster, params)
+    seeds = tuple(dict.fromkeys(vars(options).get("seeds") or ()))
+    return Run(roster=roster, params=params, paths=paths, data_root=root, seeds=seeds)
 
 
-def phase(description: str | None, body: Callable[[Run], object], argv: Sequence[str] | None = None) -> int:
-    """Run one phase: read the options, call ``body``, and turn an error a user can act on into one line and exit code 1."""
-    options = parser(description).parse_args(argv)
+def phase(
+    description: str | None, body: Callable[[Run], object], argv: Sequence[str] | None = None, *, repeatable: bool = False
+) -> int:
+    """Run one phase: read the options, call ``body``, and turn an error a user can act on into one line and exit code 1.
+
+    A ``repeatable`` phase has the option ``--seeds``.
+    """
+    made = parser(description)
+    if repeatable:
+        made.add_argument(
+            "--seeds", type=_seed, nargs="+", metavar="SEED", help="run once for each seed, side by side, as NAME--s<seed>"
+        )
+    options = made.parse_args(argv)
     return guard(lambda: body(resolve(options)))
+
+
+def _seed(text: str) -> int:
+    """Read a seed, as `seed` in params.yaml is checked."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
 
 
 def guard(body: Callable[[], object]) -> int:

@@ -45,8 +45,11 @@ class Federation:
         """Name the folders that a participant trains on, sorted by site."""
         from tasks.sites import Holding
 
-        members, seed = sorted(self.members[site].items()), self.params.seed
-        return tuple(Holding(self.paths.prepared_site(member), number, seed) for member, number in members)
+        return tuple(
+            # a seed chooses among patients; where all take part, runs of different seeds share what they load
+            Holding(self.paths.prepared_site(member), number, 0 if number is None else self.params.seed)
+            for member, number in sorted(self.members[site].items())
+        )
 
     def inputs(self, site: str) -> SiteInputs:
         """Load a participant's training and validation cases."""

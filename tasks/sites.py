@@ -112,7 +112,7 @@ def annotated_by_all(holdings: tuple[Holding, ...]) -> tuple[int, ...]:
     return next(iter(by_site.values()))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _load(holdings: tuple[Holding, ...], spatial_dims: int, _manifest_sha256: tuple[str, ...]) -> SiteInputs:
     """Read the cases of some manifests."""
     labels = annotated_by_all(holdings)

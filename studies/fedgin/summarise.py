@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -72,6 +73,11 @@ class Study:
         """All scenarios and methods, sorted."""
         return sorted({(str(s), str(m)) for s, m in zip(self.table["scenario"], self.table["method"], strict=True)})
 
+    @cached_property
+    def _by_key(self) -> dict[object, pandas.DataFrame]:
+        """Split the scores by scenario, method and organ."""
+        return dict(iter(self.table.groupby(["scenario", "method", "organ"], sort=False)))
+
     @property
     def organs(self) -> list[str]:
         """All organs together, then each."""
@@ -92,9 +98,8 @@ class Study:
 
     def rows(self, key: Key, sites: Sequence[str], organ: str) -> pandas.DataFrame:
         """Pick the scores of a scenario and method."""
-        table = self.table
-        chosen = (table["scenario"] == key[0]) & (table["method"] == key[1]) & (table["organ"] == organ)
-        return table[chosen & table["site"].isin(sites)]
+        of_organ = self._by_key.get((*key, organ), self.table.iloc[:0])
+        return of_organ[of_organ["site"].isin(sites)]
 
     def patients(self, key: Key, sites: Sequence[str], organ: str) -> dict[str, dict[str, float]]:
         """Average each patient over seeds: site -> patient -> Dice."""

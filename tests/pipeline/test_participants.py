@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -39,6 +40,25 @@ def test_every_site_for_itself_is_what_null_means(made, tmp_path):
 
     for name in ("global.safetensors", "rounds.csv", "inside/mr-a.safetensors"):
         assert files.sha256_file(named / name) == files.sha256_file(made.folder / "runs/plain" / name)
+
+
+def test_seeds_side_by_side_are_runs_of_their_own(made):
+    """Also one that goes on where it was, beside one that starts."""
+    participants = "federate.participants={few: {mr-a: 1}, many: {ct-a: null}}"
+    arguments = made.arguments("--set", "federate.rounds=2", "--set", participants)
+    for seed in (7, 8):
+        assert federate.main([*arguments, "--set", f"seed={seed}", "--run", f"alone-{seed}"]) == 0
+    shutil.copytree(made.folder / "checkpoints/alone-8", made.folder / "checkpoints/both--s8")
+    (made.folder / "checkpoints/both--s8/federate/server/00002.json").unlink()
+
+    assert federate.main([*arguments, "--seeds", "7", "8", "7", "--run", "both"]) == 0
+
+    for seed in (7, 8):
+        for name in ("global.safetensors", "rounds.csv", "inside/few.safetensors"):
+            path = made.folder / "runs" / f"both--s{seed}" / name
+            assert files.sha256_file(path) == files.sha256_file(made.folder / f"runs/alone-{seed}" / name)
+        assert json.loads((made.folder / f"runs/both--s{seed}/federation.json").read_text())["seed"] == seed
+    assert not (made.folder / "runs/both").exists()
 
 
 def test_a_participant_trains_on_all_its_sites_and_no_more_patients_than_asked(made):
