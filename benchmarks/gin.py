@@ -12,7 +12,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -53,7 +53,7 @@ def remapping(params: GinParams, images: torch.Tensor, generator: torch.Generato
     return remap
 
 
-def medians(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+def medians(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Time functions in turns; return the median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():

@@ -63,8 +63,7 @@ def bare(federation: Federation) -> tuple[float, dict[str, str]]:
             states.restore(model, server)
             if round_index:
                 score(site)
-            trained = training.train(
-                model,
+            stretch = training.Stretch(
                 data[site].training,
                 epochs=params.local_epochs,
                 rate=training.learning_rate(params.optimizer, round_index=round_index, rounds=params.rounds),
@@ -72,8 +71,9 @@ def bare(federation: Federation) -> tuple[float, dict[str, str]]:
                 params=params,
                 stream=training.Stream(federation.params.seed, "federate", site, round_index),
             )
+            trained = training.train(model, stretch)
             local = states.snapshot(model)
-            personal[site] = inside.fold(personal.get(site), local, momentum=params.momentum)
+            personal[site] = inside.fold(personal.get(site), local, momentum=params.folds["inside"].momentum)
             states.restore(model, personal[site])
             score(site)
             received.append(
@@ -109,7 +109,7 @@ def orchestrated(federation: Federation, cohort: Path, workspace: Path) -> tuple
     seconds = time.perf_counter() - start
     journal, last = federation.journal(), federation.params.federate.rounds
     found = {"global": states.digest(journal.read_server(last))}
-    found |= {site: states.digest(states.load(journal.inside_path(site, last - 1))) for site in federation.sites}
+    found |= {site: states.digest(states.load(journal.fold_path(site, last - 1))) for site in federation.sites}
     return seconds, found
 
 

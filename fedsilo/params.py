@@ -8,13 +8,12 @@ import yaml
 from pydantic import Field, model_validator
 
 from fedsilo.errors import ParamsError
-from fedsilo.sections import Section, merge, read_yaml, validate
+from fedsilo.outside_params import OutsideParams
+from fedsilo.sections import Count, Positive, Section, Share, merge, read_yaml, validate
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 Triple = tuple[Positive, Positive, Positive]
 CountTriple = tuple[Count, Count, Count]
+FoldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 ParticipantName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
 
@@ -138,6 +137,28 @@ class LatentWeightParams(Section):
     history: Share = Field(description="weight of earlier rounds in a site's size")
 
 
+class AlgorithmParams(Section):
+    """How sites train in a round, and what of their models stays with them."""
+
+    name: Literal["fedavg", "fedprox", "fedbn", "silobn", "fedrep", "ditto", "apfl"]
+    fedprox_mu: Annotated[float, Field(ge=0)] = Field(description="pull of a site's model to the global one; 0 is fedavg")
+    ditto_lambda: Annotated[float, Field(ge=0)] = Field(
+        description="pull of a site's own model to the global one; 0 trains it alone"
+    )
+    fedrep_head_epochs: Count = Field(description="epochs of the output layer, before those of all the rest")
+    apfl_mix: Share = Field(description="share of a site's own model in its mixture, to start with")
+    apfl_mix_rate: Annotated[float, Field(ge=0)] = Field(description="step size of that share; 0 keeps it")
+
+
+class FoldParams(Section):
+    """An average of a site's own rounds."""
+
+    momentum: Share = Field(description="weight of the site's history; 0 keeps only the last round, 1 never learns")
+    buffers: Literal["fold", "latest", "recompute"] = Field(
+        description="statistics of norm layers: folded too, the last round's, or measured anew on the site's training images"
+    )
+
+
 class FederateParams(Section):
     """Rounds of local training and averaging."""
 
@@ -150,7 +171,13 @@ class FederateParams(Section):
     patch_zyx: tuple[Count, Count, Count] = Field(description="training crop in working voxels; z is ignored in 2D")
     weighting: Literal["cases", "slices", "uniform", "latent"] = Field(description="a site's weight in the average")
     latent_weights: LatentWeightParams = Field(description="of weighting latent")
-    momentum: Share = Field(description="weight of a site's history in its inside model; 0 keeps only the last round")
+    algorithm: AlgorithmParams
+    participation: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="share of the sites that train in a round, drawn by the seed"
+    )
+    folds: dict[FoldName, FoldParams] = Field(
+        description="averages of a site's own rounds; `inside` is its inside model, others are compared with it"
+    )
     validate_every: Count = Field(description="rounds between validations; the last round is always validated")
     network: NetworkParams
     optimizer: OptimizerParams
@@ -174,6 +201,12 @@ class FederateParams(Section):
         return self
 
     @model_validator(mode="after")
+    def _inside_is_a_fold(self) -> "FederateParams":
+        if "inside" not in self.folds:
+            raise ValueError("folds lacks inside: every site has an inside model")
+        return self
+
+    @model_validator(mode="after")
     def _latents_exist(self) -> "FederateParams":
         if self.weighting == "latent" and self.appearance.method not in ("learned", "both"):
             raise ValueError("weighting latent needs appearance.method learned or both: without them there is no latent space")
@@ -183,31 +216,11 @@ class FederateParams(Section):
 class InsideParams(Section):
     """Comparison of models at inside sites."""
 
-    methods: tuple[Literal["global", "inside", "local", "finetuned"], ...] = Field(min_length=1, description="models to compare")
+    methods: tuple[Literal["global", "inside", "local", "finetuned", "finetuned_best"], ...] = Field(
+        min_length=1, description="models to compare; other folds of the federation are, too"
+    )
     finetune_epochs: Count = Field(description="epochs of FedAvg + fine-tuning")
-
-
-class ObjectiveParams(Section):
-    """Weights of the three unlabelled losses of test-time routing."""
-
-    consistency: Annotated[float, Field(ge=0)]
-    shape: Annotated[float, Field(ge=0)]
-    entropy: Annotated[float, Field(ge=0)]
-
-
-class OutsideParams(Section):
-    """Test-time routing at outside sites (IOP-FL)."""
-
-    methods: tuple[Literal["global", "ensemble", "soup", "routing"], ...] = Field(min_length=1)
-    steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps a case; fixed, never chosen by labels")
-    learning_rate: Positive
-    prior_global: Annotated[float, Field(gt=0, lt=1)] = Field(description="route of the global model before the first step")
-    gate: Literal["static", "case"] = Field(description="static: one route a layer; case: also from the layer's input moments")
-    noise_sd: Annotated[float, Field(ge=0)] = Field(description="of the second view, in z-score units")
-    shape_radius_px: Count = Field(description="radius of the contour window")
-    batch_size: Count = Field(description="slices or patches of a case in one step")
-    norm_statistics: Literal["mixture", "batch"] = Field(description="BatchNorm statistics while adapting and predicting")
-    presets: dict[str, ObjectiveParams] = Field(min_length=1)
+    finetune_best_of: Count = Field(description="finetuned_best: epochs of which validation chooses")
 
 
 class ReportParams(Section):

@@ -3,14 +3,18 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedsilo.errors import ParamsError
 
-REPLACED_WHOLE = ("outside.presets", "federate.participants")
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+REPLACED_WHOLE = ("outside.adaptations", "federate.participants", "federate.folds")
 """Mappings whose keys are free: a change replaces them, it does not add to them."""
 
 

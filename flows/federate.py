@@ -2,19 +2,18 @@
 
 import sys
 from collections import deque
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from prefect import flow, unmapped
 
-from flows import cli, environment
-from tasks import federate, locks, progress, workers
+from flows import cli, crew, environment
+from tasks import federate, progress
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
-    from fedsilo.federation.journal import SiteRecord
+    from fedsilo.federation.records import SiteRecord
 
 
 @flow(
@@ -28,9 +27,10 @@ def federate_sites(federations: tuple[Federation, ...], run: str) -> None:
 
     While one federation's round is averaged, the sites of the others train.
     """
-    rounds, sites = federations[0].params.federate.rounds, federations[0].sites  # they differ in their seeds alone
+    rounds = federations[0].params.federate.rounds  # they differ in their seeds alone
     starts = [federate.open_journal(federation) for federation in federations]
-    total, done = len(federations) * rounds * len(sites), sum(starts) * len(sites)
+    turns = [[len(federation.taking_part(index)) for index in range(rounds)] for federation in federations]
+    total, done = sum(map(sum, turns)), sum(sum(counts[:start]) for counts, start in zip(turns, starts, strict=True))
     with progress.view(total, f"federate {run}", done=done) as advance:
         waiting = deque(
             _submit(federation, start) for federation, start in zip(federations, starts, strict=True) if start < rounds
@@ -53,17 +53,13 @@ def federate_sites(federations: tuple[Federation, ...], run: str) -> None:
 
 def _submit(federation: Federation, round_index: int) -> tuple[Federation, int, "list[PrefectFuture[SiteRecord]]"]:
     """Let the sites of a federation take their turns in a round."""
-    return federation, round_index, [federate.train_site.submit(site, round_index, federation) for site in federation.sites]
+    sites = federation.taking_part(round_index)
+    return federation, round_index, [federate.train_site.submit(site, round_index, federation) for site in sites]
 
 
 def body(run: cli.Run) -> None:
-    """Hold the runs' folders and a process a site while the flow runs."""
-    federations = tuple(Federation(roster=repeat.roster, params=repeat.params, paths=repeat.paths) for repeat in run.repeats())
-    runtime = run.params.runtime
-    with ExitStack() as held:
-        for federation in federations:
-            held.enter_context(locks.hold_folder(federation.paths.checkpoints_dir))
-        held.enter_context(workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS))
+    """Train the federation of each seed."""
+    with crew.assembled(run) as federations:
         federate_sites(federations, run.paths.run)
 
 

@@ -2,46 +2,46 @@
 
 import sys
 
-from prefect import flow, unmapped
+from prefect import flow
 
-from flows import cli, environment
-from tasks import inside, locks, progress, workers
+from flows import cli, crew, environment
+from tasks import inside, progress
 from tasks.federation import Federation
 
 
 @flow(
     name="inside",
-    flow_run_name="inside {federation.paths.run}",
+    flow_run_name="inside {run}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
 )
-def compare_inside(federation: Federation) -> None:
+def compare_inside(federations: tuple[Federation, ...], run: str) -> None:
     """Train each site's baselines, then score every model on every site's test cases."""
-    sites, methods = federation.sites, federation.params.inside.methods
-    if "local" in methods:
-        with progress.view(federation.params.federate.rounds * len(sites), f"local-only models of {federation.paths.run}"):
-            inside.train_alone.map(sites, unmapped(federation)).result()
-    if "finetuned" in methods:
-        inside.finetune.map(sites, unmapped(federation)).result()
-    parts = inside.evaluate.map(sites, unmapped(federation)).result()
-    inside.collect(parts, federation)
+    params = federations[0].params  # they differ in their seeds alone
+    everyone = [(site, federation) for federation in federations for site in federation.sites]
+    if "local" in params.inside.methods:
+        with progress.view(params.federate.rounds * len(everyone), f"local-only models of {run}"):
+            for trained in [inside.train_alone.submit(site, federation) for site, federation in everyone]:
+                trained.result()
+    if any(method.startswith("finetuned") for method in params.inside.methods):
+        for tuned in [inside.finetune.submit(site, federation) for site, federation in everyone]:
+            tuned.result()
+    scored = [[inside.evaluate.submit(site, federation) for site in federation.sites] for federation in federations]
+    for federation, parts in zip(federations, scored, strict=True):
+        inside.collect([part.result() for part in parts], federation)
 
 
 def body(run: cli.Run) -> None:
-    """Hold the run's folder and a process a site while the flow runs."""
-    federation = Federation(roster=run.roster, params=run.params, paths=run.paths)
-    federation.require_sites("inside")
-    runtime = run.params.runtime
-    with (
-        locks.hold_folder(run.paths.checkpoints_dir),
-        workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS),
-    ):
-        compare_inside(federation)
+    """Compare the models of each seed."""
+    with crew.assembled(run) as federations:
+        for federation in federations:
+            federation.require_sites("inside")
+        compare_inside(federations, run.paths.run)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the phase from the command line."""
-    return cli.phase(__doc__, body, argv)
+    return cli.phase(__doc__, body, argv, repeatable=True)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,40 @@
-"""Compare models at the outside sites: global, ensemble, soup and test-time routing, adapted to each case without labels."""
+"""Compare models at the sites that took no part: global, ensemble, soup, router, and what adapts without labels."""
 
 import sys
 
-from prefect import flow, unmapped
+from prefect import flow
 
-from flows import cli, environment
-from tasks import locks, outside, progress, workers
+from flows import cli, crew, environment
+from tasks import outside, progress
 from tasks.federation import Federation
 
 
 @flow(
     name="outside",
-    flow_run_name="outside {federation.paths.run}",
+    flow_run_name="outside {run}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
 )
-def compare_outside(federation: Federation) -> None:
+def compare_outside(federations: tuple[Federation, ...], run: str) -> None:
     """Adapt to and score every outside site's cases, then join the tables."""
-    sites = [site.name for site in federation.roster.outside]
-    with progress.view(len(sites), f"outside sites of {federation.paths.run}"):
-        parts = outside.evaluate.map(sites, unmapped(federation)).result()
-    outside.collect(parts, federation)
+    sites = [site.name for site in federations[0].run_roster.outside]  # they differ in their seeds alone
+    with progress.view(len(sites) * len(federations), f"outside sites of {run}"):
+        scored = [[outside.evaluate.submit(site, federation) for site in sites] for federation in federations]
+        for federation, parts in zip(federations, scored, strict=True):
+            outside.collect([part.result() for part in parts], federation)
 
 
 def body(run: cli.Run) -> None:
-    """Hold the run's folder and a process a site while the flow runs."""
-    federation = Federation(roster=run.roster, params=run.params, paths=run.paths)
-    federation.require_sites("outside")
-    runtime = run.params.runtime
-    with (
-        locks.hold_folder(run.paths.checkpoints_dir),
-        workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS),
-    ):
-        compare_outside(federation)
+    """Compare the models of each seed."""
+    with crew.assembled(run) as federations:
+        for federation in federations:
+            federation.require_sites("outside")
+        compare_outside(federations, run.paths.run)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the phase from the command line."""
-    return cli.phase(__doc__, body, argv)
+    return cli.phase(__doc__, body, argv, repeatable=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,11 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks import rounds, workers
+from tasks import rounds, turns, workers
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
-    from fedsilo.federation.journal import SiteRecord
+    from fedsilo.federation.records import SiteRecord
 
 
 @task(name="open journal", task_run_name="open journal", cache_policy=NO_CACHE, persist_result=False)
@@ -33,7 +34,7 @@ def train_site(site: str, round_index: int, federation: Federation) -> SiteRecor
     if journal.site_done(site, round_index):
         get_run_logger().info("%s round %d: finished before", site, round_index)
     else:
-        workers.run(rounds.site_turn, site=site, round_index=round_index, federation=federation)
+        workers.run(turns.site_turn, site=site, round_index=round_index, federation=federation)
     record = journal.site_record(site, round_index)
     get_run_logger().info(
         "%s round %d: loss %.3f, inside Dice %s", site, round_index, record.train_loss, _cell(record.val_dice_inside) or "-"
@@ -44,7 +45,7 @@ def train_site(site: str, round_index: int, federation: Federation) -> SiteRecor
 @task(name="validate site", task_run_name="{site}: validate round {round_index}", cache_policy=NO_CACHE, persist_result=False)
 def validate_site(site: str, round_index: int, federation: Federation) -> Path:
     """Score the global state that would open a round on one site's validation split."""
-    return workers.run(rounds.site_validation, site=site, round_index=round_index, federation=federation)
+    return workers.run(turns.site_validation, site=site, round_index=round_index, federation=federation)
 
 
 @task(name="aggregate", task_run_name="aggregate round {round_index}", cache_policy=NO_CACHE, persist_result=False)
@@ -77,18 +78,24 @@ def finish(federation: Federation) -> Path:
     """Write the selected global and inside models, the rounds table and the federation's record."""
     from fedsilo import files
     from fedsilo.federation import states
+    from fedsilo.federation.records import INSIDE
 
     journal, paths, params = federation.journal(), federation.paths, federation.params
     num_rounds = params.federate.rounds
     best_global = journal.best_global(num_rounds)
-    best_inside = {site: journal.best_inside(site, num_rounds - 1) for site in federation.sites}
-    hashes = {"global": states.save(journal.read_server(best_global), paths.global_state)}
-    for stale in paths.inside_state("x").parent.glob("*.safetensors"):
-        stale.unlink()
-    for site, round_index in best_inside.items():
-        state = states.load(journal.inside_path(site, round_index), journal.site_record(site, round_index).inside_sha256)
-        hashes[f"inside/{site}"] = states.save(state, paths.inside_state(site))
-    _write_rounds(federation, best_global, best_inside)
+    best_folds = {
+        fold: {site: journal.best_fold(site, num_rounds - 1, fold) for site in federation.sites} for fold in params.federate.folds
+    }
+    shutil.rmtree(paths.inside_state("x").parent, ignore_errors=True)
+    hashes = _save_global(federation, best_global)
+    for fold, best in best_folds.items():
+        for site, round_index in best.items():
+            sha256 = journal.site_record(site, round_index).fold_sha256[fold]
+            path = paths.inside_state(site) if fold == INSIDE else paths.fold_state(site, fold)
+            hashes[path.relative_to(paths.run_dir).with_suffix("").as_posix()] = states.save(
+                states.load(journal.fold_path(site, round_index, fold), sha256), path
+            )
+    _write_rounds(federation, best_global, best_folds[INSIDE])
     reference = states.load(paths.global_state)
     record: dict[str, object] = {
         "cohort": federation.roster.name,
@@ -96,7 +103,8 @@ def finish(federation: Federation) -> Path:
         "seed": params.seed,
         "rounds": num_rounds,
         "global_round": best_global - 1,
-        "inside_rounds": best_inside,
+        "inside_rounds": best_folds[INSIDE],
+        "fold_rounds": {fold: best for fold, best in best_folds.items() if fold != INSIDE},
         "model_sha256": hashes,
         "num_parameters": sum(value.numel() for name, value in reference.items() if "running_" not in name),
         "in_channels": rounds.in_channels(federation),
@@ -105,6 +113,24 @@ def finish(federation: Federation) -> Path:
     }
     get_run_logger().info("global model of round %d; %s", best_global - 1, paths.run_dir)
     return files.write_json(paths.federation_record, record)
+
+
+def _save_global(federation: Federation, round_index: int) -> dict[str, str]:
+    """Save the global state that opens a round, for sites that took no part and, if it differs, for each that did."""
+    from fedsilo.federation import algorithms, states
+
+    journal, paths = federation.journal(), federation.paths
+    network, algorithm = rounds.build_network(federation), federation.params.federate.algorithm
+    names, roles = algorithms.private_entries(network, algorithm), states.roles(network)
+    held = {site: turns.held_state(federation, site, round_index, network) for site in federation.sites}
+    cases = [
+        float(journal.site_record(site, journal.turns(site, federation.params.federate.rounds)[-1]).num_cases) for site in held
+    ]
+    server = journal.read_server(round_index)
+    hashes = {"global": states.save(algorithms.for_outside(server, list(held.values()), cases, roles, names), paths.global_state)}
+    if names:
+        hashes |= {f"inside/held/{site}": states.save(state, paths.held_state(site)) for site, state in held.items()}
+    return hashes
 
 
 def _write_rounds(federation: Federation, best_global: int, best_inside: dict[str, int]) -> None:
@@ -119,7 +145,7 @@ def _write_rounds(federation: Federation, best_global: int, best_inside: dict[st
     lines = [columns]
     for round_index in range(federation.params.federate.rounds):
         server = journal.server_record(round_index + 1)
-        for site in federation.sites:
+        for site in federation.taking_part(round_index):
             record = journal.site_record(site, round_index)
             values: list[object] = [
                 round_index,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsilo.cohort.roster import Roster
 from fedsilo.errors import ParamsError
+from fedsilo.federation.records import INSIDE
 from fedsilo.params import Params
+from fedsilo.types import SiteRole
 from tasks.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -37,6 +41,21 @@ class Federation:
         """Participants by name: the inside sites, unless ``federate.participants`` says otherwise."""
         return sorted(self.members)
 
+    def taking_part(self, round_index: int) -> list[str]:
+        """Name the participants that train in a round, by name: a share of them that the seed draws, at least one.
+
+        Participants are ranked by ``sha256("seed/participation/round/participant")``.
+        """
+        federate, seed = self.params.federate, self.params.seed
+        ranked = sorted(
+            self.sites, key=lambda site: hashlib.sha256(f"{seed}/participation/{round_index}/{site}".encode()).hexdigest()
+        )
+        return sorted(ranked[: math.ceil(round(federate.participation * len(ranked), 6))])
+
+    def turns(self, site: str) -> list[int]:
+        """List the rounds that a participant trains in."""
+        return [index for index in range(self.params.federate.rounds) if site in self.taking_part(index)]
+
     def modalities(self, site: str) -> tuple[str, ...]:
         """List the modalities of a participant's data."""
         return tuple(sorted({self.roster.site(member).modality for member in self.members[site]}))
@@ -57,16 +76,28 @@ class Federation:
 
         return sites.load(self.holdings(site), spatial_dims=self.params.federate.network.spatial_dims)
 
+    @property
+    def run_roster(self) -> Roster:
+        """The cohort as this run sees it: inside is who takes part, any other site is outside."""
+        if self.params.federate.participants is None:
+            return self.roster
+        held = {member for members in self.members.values() for member in members}
+        roles: dict[bool, SiteRole] = {True: "inside", False: "outside"}
+        sites = tuple(site.model_copy(update={"role": roles[site.name in held]}) for site in self.roster.sites)
+        return self.roster.model_copy(update={"sites": sites})
+
     def require_sites(self, phase: str) -> None:
-        """Refuse a phase that treats every inside site as one participant.
+        """Refuse a phase for which every participant must be one inside site, under its name.
 
         Raises:
-            ParamsError: The participants are others.
+            ParamsError: A participant is something else.
         """
-        if self.params.federate.participants is not None:
-            raise ParamsError(
-                f"{phase} takes every inside site for one participant, federate.participants says otherwise: use flows.compare"
-            )
+        for name, members in self.members.items():
+            if set(members) != {name}:
+                raise ParamsError(
+                    f"{phase} takes every participant for one inside site, but {name} holds {', '.join(sorted(members))}: "
+                    "use flows.compare"
+                )
 
     @property
     def num_classes(self) -> int:
@@ -87,9 +118,15 @@ class Federation:
     def alone(self, site: str) -> Federation:
         """Restrict the federation to one site that keeps its Adam moments and has no teacher: plain local training."""
         federate = self.params.federate
-        optimizer = federate.optimizer.model_copy(update={"moments": "keep"})
-        distillation = federate.distillation.model_copy(update={"first_weight": 0.0, "last_weight": 0.0})
-        federate = federate.model_copy(update={"optimizer": optimizer, "distillation": distillation, "participants": None})
+        changes = {
+            "optimizer": federate.optimizer.model_copy(update={"moments": "keep"}),
+            "distillation": federate.distillation.model_copy(update={"first_weight": 0.0, "last_weight": 0.0}),
+            "algorithm": federate.algorithm.model_copy(update={"name": "fedavg"}),
+            "folds": {INSIDE: federate.folds[INSIDE]},
+            "participants": None,
+            "participation": 1.0,
+        }
+        federate = federate.model_copy(update=changes)
         params = self.params.model_copy(update={"federate": federate})
         roster = self.roster.model_copy(update={"sites": (self.roster.site(site),)})
         return Federation(roster=roster, params=params, paths=self.paths, journal_name=f"local/{site}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +15,34 @@ from tasks import progress, scoring, workers
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    import torch
     from torch import Tensor, nn
 
     from fedsilo.cohort.manifest import ManifestRow
     from fedsilo.cohort.preprocess import PreparedCase
-    from fedsilo.routing.adaptation import Adapted
+    from fedsilo.outside_params import AdaptationParams, OutsideParams
+    from fedsilo.routing.adaptation import Adapted, Image
+    from fedsilo.routing.pieces import Geometry
+    from fedsilo.routing.router import Routed
     from fedsilo.tensors import StateDict
 
 TABLES = {
     "routes": ("site", "case", "method", "step", "layer", "expert", "weight"),
     "objective": ("site", "case", "method", "step", "consistency", "shape", "entropy", "total"),
+    "router": (
+        "site",
+        "case",
+        "expert",
+        "weight",
+        "distance",
+        "entropy",
+        "quality",
+        "fallback_quality",
+        "kept",
+        "passes",
+    ),
     "disagreement": ("site", "expert_a", "expert_b", "disagreement"),
 }
 """Tables beside the cases; ``step`` counts the gradient steps made: 0 before, ``outside.steps`` after."""
@@ -61,118 +77,189 @@ def collect(parts: list[Path], federation: Federation) -> Path:
 
 def evaluate_site(*, site: str, federation: Federation, device: str) -> Path:
     """Adapt to, predict and score the cases of one outside site; runs in a worker process."""
-    from fedsilo.cohort import preprocess
-    from tasks import sites
-
-    panel = _panel(federation, device)
-    folder = federation.paths.prepared_site(site)
+    panel = _panel(federation, site, device)
     drawn = _drawn_methods(federation, site)
-    scored: list[scoring.ScoredCase] = []
-    routed: list[_Routed] = []
-    differing: list[dict[tuple[str, str], tuple[int, int]]] = []
-    for row in sites.rows_of(folder, "test"):
-        case = preprocess.load(folder / row.file)
-        probs = {name: panel.predictor.predict(case.image, state) for name, state in panel.experts.items()}
-        differing.append(_differing(probs))
-        adapted = {f"routing-{name}": made for name, made in _adapt(panel, site, row, case)}
-        routed += [_Routed(row.case, method, made) for method, made in adapted.items()]
-        outcomes = [
-            scoring.score(federation, site, row, case, prediction, drawn=prediction.method in drawn)
-            for prediction in _predictions(panel, case, probs, adapted)
-        ]
-        scored.append(scoring.ScoredCase(row, outcomes))
+    outcomes: dict[str, list[scoring.Outcome]] = {row.case: [] for row in panel.rows}
+    notes = _Notes()
+    for row, prediction in _predictions(panel, notes):
+        case = panel.cases[row.case]
+        outcome = scoring.score(federation, site, row, case, prediction, drawn=prediction.method in drawn)
+        outcomes[row.case].append(outcome)
+    scored = [scoring.ScoredCase(row, outcomes[row.case]) for row in panel.rows]
     part = scoring.write_part(federation, "outside", site, scored)
-    _write_table("routes", _routes(site, routed, experts=list(panel.experts)), part)
-    _write_table("objective", _objective(site, routed), part)
-    _write_table("disagreement", _disagreement(site, differing), part)
+    names = list(panel.experts)
+    _write_table("routes", _routes(site, notes.adapted, experts=names), part)
+    _write_table("objective", _objective(site, notes.adapted), part)
+    _write_table("router", _router(site, notes.routed, experts=names), part)
+    _write_table("disagreement", _disagreement(site, notes.differing), part)
     return part
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """What is the same for all cases: the experts by name, the global model first, and the networks that take them."""
+    """What is the same for all methods: the site's cases, and the experts by name, the global model first."""
 
+    site: str
+    rows: Sequence[ManifestRow]
+    cases: Mapping[str, PreparedCase]
     predictor: scoring.Predictor
     experts: Mapping[str, StateDict]
     hashes: Mapping[str, str]
-    global_round: int
-    soup: StateDict
-    routed: nn.Module
+    rounds: Mapping[str, int]
+    geometry: Geometry
+
+    @property
+    def params(self) -> OutsideParams:
+        """Params of the phase."""
+        return self.predictor.federation.params.outside
 
 
-@dataclass(frozen=True)
-class _Routed:
-    """A case adapted to by one preset."""
+@dataclass
+class _Notes:
+    """What the methods said beside their predictions."""
 
-    case: str
-    method: str
-    adapted: Adapted
+    adapted: list[tuple[str, Adapted]] = field(default_factory=list)
+    routed: list[tuple[str, Routed]] = field(default_factory=list)
+    differing: list[dict[tuple[str, str], tuple[int, int]]] = field(default_factory=list)
 
 
-def _panel(federation: Federation, device: str) -> _Panel:
-    """Load the experts and build what is the same for all cases."""
+def _panel(federation: Federation, site: str, device: str) -> _Panel:
+    """Load the site's cases and the experts."""
     from fedsilo import files
+    from fedsilo.cohort import preprocess
     from fedsilo.federation import states
-    from fedsilo.routing import baselines, experts
+    from fedsilo.routing.pieces import Geometry
+    from fedsilo.segmentation import network
+    from tasks import sites
 
-    paths, params = federation.paths, federation.params.outside
-    stored = {"global": paths.global_state} | {site: paths.inside_state(site) for site in federation.sites}
-    loaded = {name: states.load(path) for name, path in stored.items()}
-    predictor = scoring.predictor(federation, device)
-    prior = experts.global_prior(len(loaded), params.prior_global)
+    paths, params = federation.paths, federation.params.federate
+    folder = paths.prepared_site(site)
+    rows = sites.all_rows(folder)  # nobody trained on any of them, whatever the split is called
+    stored = {"global": paths.global_state} | {name: paths.inside_state(name) for name in federation.sites}
+    record = files.read_json(paths.federation_record)
     return _Panel(
-        predictor=predictor,
-        experts=loaded,
+        site=site,
+        rows=rows,
+        cases={row.case: preprocess.load(folder / row.file) for row in rows},
+        predictor=scoring.predictor(federation, device),
+        experts={name: states.load(path) for name, path in stored.items()},
         hashes={name: files.sha256_file(path) for name, path in stored.items()},
-        global_round=int(str(files.read_json(paths.federation_record)["global_round"])),
-        soup=baselines.uniform_soup(list(loaded.values())),
-        routed=experts.build(predictor.network, list(loaded.values()), prior=prior, gate=params.gate).to(device),
+        rounds={"global": int(str(record["global_round"]))},
+        geometry=Geometry(params.network.spatial_dims, network.divisor(params.network), params.patch_zyx),
     )
 
 
-def _adapt(panel: _Panel, site: str, row: ManifestRow, case: PreparedCase) -> Iterator[tuple[str, Adapted]]:
-    """Adapt to a case by every preset; only the image is handed on."""
+def _predictions(panel: _Panel, notes: _Notes) -> Iterator[tuple[ManifestRow, scoring.Prediction]]:
+    """Predict the site's cases by each method that is asked for, one after the other."""
+    for row in panel.rows:
+        yield from ((row, prediction) for prediction in _plain_predictions(panel, row, notes))
+    for name in panel.params.adaptations:
+        yield from _adapted_predictions(panel, name, notes)
+
+
+def _plain_predictions(panel: _Panel, row: ManifestRow, notes: _Notes) -> Iterator[scoring.Prediction]:
+    """Predict a case by the methods that carry nothing from case to case."""
     from fedsilo import seeds
-    from fedsilo.routing import adaptation
-    from fedsilo.segmentation import network
-
-    params = panel.predictor.federation.params
-    if "routing" not in params.outside.methods:
-        return
-    for name, preset in params.outside.presets.items():
-        adapted = adaptation.adapt(
-            panel.routed,
-            case.image,
-            params=params.outside,
-            preset=preset,
-            spatial_dims=params.federate.network.spatial_dims,
-            divisor=network.divisor(params.federate.network),
-            # the same pieces and views for every preset: they differ in their losses only
-            generator=seeds.generator(params.seed, "adapt", site, row.case),
-            device=panel.predictor.device,
-            patch_zyx=params.federate.patch_zyx,
-            spacing_zyx_mm=case.recipe.target_spacing_zyx,
-        )
-        yield name, adapted
-
-
-def _predictions(
-    panel: _Panel, case: PreparedCase, probs: Mapping[str, Tensor], adapted: Mapping[str, Adapted]
-) -> Iterator[scoring.Prediction]:
-    """Predict a case by each method that is asked for, one after the other; ``probs`` are the experts'."""
     from fedsilo.federation import states
-    from fedsilo.routing import baselines
+    from fedsilo.routing import baselines, dg_tta, router
 
-    methods, predict = panel.predictor.federation.params.outside.methods, panel.predictor.predict
+    image, methods, predict = panel.cases[row.case].image, panel.params.methods, panel.predictor.predict
+    probs = {name: predict(image, state) for name, state in panel.experts.items()}
+    notes.differing.append(_differing(probs))
+    joined = hashlib.sha256("".join(panel.hashes.values()).encode()).hexdigest()
     if "global" in methods:
-        yield scoring.Prediction("global", probs["global"], panel.hashes["global"], panel.global_round)
+        yield scoring.Prediction("global", probs["global"], panel.hashes["global"], panel.rounds["global"])
+    if "experts" in methods:
+        for name, found in probs.items():
+            yield scoring.Prediction(f"expert-{name}", found, panel.hashes[name], panel.rounds.get(name))
     if "ensemble" in methods:
-        joined = hashlib.sha256("".join(panel.hashes.values()).encode()).hexdigest()
         yield scoring.Prediction("ensemble", baselines.ensemble_probs(probs.values()), joined)
     if "soup" in methods:
-        yield scoring.Prediction("soup", predict(case.image, panel.soup), states.digest(panel.soup))
-    for method, made in adapted.items():
-        yield scoring.Prediction(method, predict(case.image, made.state), states.digest(made.state))
+        soup = baselines.uniform_soup(list(panel.experts.values()))
+        yield scoring.Prediction("soup", predict(image, soup), states.digest(soup))
+    if {"router", "router_ungated"} & set(methods):
+        made = router.route(
+            panel.predictor.network,
+            list(panel.experts.values()),
+            image,
+            params=panel.params.router,
+            geometry=panel.geometry,
+            device=panel.predictor.device,
+        )
+        notes.routed.append((row.case, made))
+        routed = scoring.Prediction("router_ungated", predict(image, made.state), states.digest(made.state))
+        if "router_ungated" in methods:
+            yield routed
+        if "router" in methods and made.kept:
+            yield replace(routed, method="router")
+        elif "router" in methods and panel.params.router.fallback == "global":
+            yield scoring.Prediction("router", probs["global"], panel.hashes["global"])
+        elif "router" in methods:
+            yield scoring.Prediction("router", baselines.ensemble_probs(probs.values()), joined)
+    if "dg_tta" in methods:
+        state = dg_tta.adapt(
+            panel.predictor.network, panel.experts["global"], image, params=panel.params.dg_tta,
+            batch_size=panel.params.batch_size, geometry=panel.geometry, device=panel.predictor.device,
+            generator=seeds.generator(panel.predictor.federation.params.seed, "dg_tta", panel.site, row.case),
+        )  # fmt: skip
+        yield scoring.Prediction("dg_tta", predict(image, state), states.digest(state))
+
+
+def _adapted_predictions(panel: _Panel, name: str, notes: _Notes) -> Iterator[tuple[ManifestRow, scoring.Prediction]]:
+    """Predict the site's cases by a method that learns from them; only images are handed on."""
+    from fedsilo import seeds
+    from fedsilo.federation import states
+    from fedsilo.routing import adaptation
+
+    adapted_by = panel.params.adaptations[name]
+    method = adaptation.Method(panel.params, adapted_by, panel.geometry, panel.predictor.device)
+    images = [
+        adaptation.Image(row.case, panel.cases[row.case].image, panel.cases[row.case].recipe.target_spacing_zyx)
+        for row in panel.rows
+    ]
+    seed = panel.predictor.federation.params.seed
+
+    def draws(case: str, index: int) -> torch.Generator:
+        # the same pieces and views for every method: they differ in what they do with them
+        return seeds.generator(seed, "adapt", panel.site, case, *([index] if index else []))
+
+    start = _starts(panel, adapted_by)
+    for row, made in zip(panel.rows, adaptation.adapt(images, method, start=start, draws=draws), strict=True):
+        notes.adapted.append((name, made))
+        image = panel.cases[row.case].image
+        if made.network is None:
+            probs = panel.predictor.predict(image, made.state)
+        else:
+            probs = panel.predictor.predict_with(image, made.network)
+        yield row, scoring.Prediction(name, probs, states.digest(made.state))
+
+
+def _starts(panel: _Panel, adapted_by: AdaptationParams) -> Callable[[Image], nn.Module]:
+    """Say which routed network a method starts from, for each case."""
+    from fedsilo import seeds
+    from fedsilo.routing import experts, router
+
+    names = list(panel.experts) if adapted_by.experts == "all" else ["global"]
+    states = [panel.experts[name] for name in names]
+    template = panel.predictor.network
+
+    def build(prior: Sequence[float]) -> nn.Module:
+        return experts.build(template, states, prior=prior, gate=adapted_by.gate, tie=adapted_by.tie)
+
+    prior = experts.global_prior(len(states), panel.params.prior_global)
+    if adapted_by.start == "prior":
+        routed = build(prior)
+        return lambda _image: routed
+
+    def by_case(image: Image) -> nn.Module:
+        if adapted_by.start == "random":
+            seed = panel.predictor.federation.params.seed
+            return experts.randomise(build(prior), generator=seeds.generator(seed, "gates", panel.site, image.name))
+        free = panel.params.router.model_copy(update={"fallback": "none"})
+        made = router.route(template, states, image.voxels, params=free, geometry=panel.geometry, device=panel.predictor.device)
+        return build(made.weights)
+
+    return by_case
 
 
 def _differing(probs: Mapping[str, Tensor]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -187,28 +274,39 @@ def _differing(probs: Mapping[str, Tensor]) -> dict[tuple[str, str], tuple[int, 
 
 
 def _drawn_methods(federation: Federation, site: str) -> tuple[str, ...]:
-    """Name the methods whose outlines may be shown: the global model, and routing by its first preset."""
+    """Name the methods whose outlines may be shown: the global model, and the router or else the first that adapts."""
     if not federation.roster.site(site).show_images:
         return ()
-    return "global", f"routing-{next(iter(federation.params.outside.presets))}"
+    params = federation.params.outside
+    return ("global", *(["router"] if "router" in params.methods else list(params.adaptations)[:1]))
 
 
-def _routes(site: str, routed: Sequence[_Routed], *, experts: Sequence[str]) -> Iterator[Line]:
-    """Give a line a case, preset, layer and expert: before the first step and after the last."""
-    for entry in routed:
-        steps = len(entry.adapted.objective) - 1
-        for step, routes in {0: entry.adapted.routes_before, steps: entry.adapted.routes_after}.items():
+def _routes(site: str, adapted: Sequence[tuple[str, Adapted]], *, experts: Sequence[str]) -> Iterator[Line]:
+    """Give a line a case, method, layer and expert: before the first step and after the last; nothing where one expert is all."""
+    for method, made in adapted:
+        steps = len(made.objective) - 1
+        for step, routes in {0: made.routes_before, steps: made.routes_after}.items():
             for layer, route in routes.items():
-                for expert, weight in zip(experts, route.tolist(), strict=True):
-                    yield site, entry.case, entry.method, step, layer, expert, round(weight, DECIMALS)
+                if len(route) == len(experts):
+                    for expert, weight in zip(experts, route.tolist(), strict=True):
+                        yield site, made.name, method, step, layer, expert, round(weight, DECIMALS)
 
 
-def _objective(site: str, routed: Sequence[_Routed]) -> Iterator[Line]:
-    """Give a line a case, preset and step."""
-    for entry in routed:
-        for step, losses in enumerate(entry.adapted.objective):
+def _objective(site: str, adapted: Sequence[tuple[str, Adapted]]) -> Iterator[Line]:
+    """Give a line a case, method and step."""
+    for method, made in adapted:
+        for step, losses in enumerate(made.objective):
             values = (losses.consistency, losses.shape, losses.entropy, losses.total)
-            yield site, entry.case, entry.method, step, *(round(value, DECIMALS) for value in values)
+            yield site, made.name, method, step, *(round(value, DECIMALS) for value in values)
+
+
+def _router(site: str, routed: Sequence[tuple[str, Routed]], *, experts: Sequence[str]) -> Iterator[Line]:
+    """Give a line a case and expert."""
+    for case, made in routed:
+        qualities = [None if value is None else round(value, DECIMALS) for value in (made.quality, made.fallback_quality)]
+        for expert, weight, evidence in zip(experts, made.weights, made.evidence, strict=True):
+            numbers = (round(value, DECIMALS) for value in (weight, evidence.distance, evidence.entropy))
+            yield site, case, expert, *numbers, *qualities, int(made.kept), round(made.passes, DECIMALS)
 
 
 def _disagreement(site: str, differing: Sequence[Mapping[tuple[str, str], tuple[int, int]]]) -> Iterator[Line]:

@@ -63,8 +63,16 @@ class RunPaths:
         """A site's inside model."""
         return self.run_dir / "inside" / f"{site}.safetensors"
 
+    def fold_state(self, site: str, fold: str) -> Path:
+        """Another average of a site's rounds, by its name."""
+        return self.run_dir / "inside" / "folds" / fold / f"{site}.safetensors"
+
+    def held_state(self, site: str) -> Path:
+        """The global model as a site has it, where an algorithm keeps a part of it at the sites."""
+        return self.run_dir / "inside" / "held" / f"{site}.safetensors"
+
     def baseline_state(self, site: str, method: str) -> Path:
-        """A site's baseline model: ``local`` or ``finetuned``."""
+        """A site's baseline model: ``local``, ``finetuned`` or ``finetuned_best``."""
         return self.run_dir / "baselines" / site / f"{method}.safetensors"
 
     @property

@@ -21,7 +21,7 @@ def build_report(federation: Federation) -> Path:
     from fedsilo import files
     from fedsilo.report import document, inputs, numbers, page, tables
 
-    paths, roster, params = federation.paths, federation.roster, federation.params
+    paths, roster, params = federation.paths, federation.run_roster, federation.params
     sources = inputs.Sources(
         workspace=paths.workspace,
         rounds=paths.rounds_table,

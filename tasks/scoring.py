@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import rounds
+from tasks import rounds, turns
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
@@ -33,16 +33,21 @@ class Predictor:
     def predict(self, image: Tensor, state: StateDict) -> Tensor:
         """Predict the probabilities of a case with one state, on the working grid."""
         from fedsilo.federation import states
+
+        states.restore(self.network, state)
+        return self.predict_with(image, self.network)
+
+    def predict_with(self, image: Tensor, other: nn.Module) -> Tensor:
+        """Predict the probabilities of a case with another network that takes the same images."""
         from fedsilo.segmentation import inference, network
 
         params = self.federation.params.federate
-        states.restore(self.network, state)
         return inference.predict_probs(
-            self.network,
+            other,
             image,
             spatial_dims=params.network.spatial_dims,
             divisor=network.divisor(params.network),
-            batch_size=rounds.VALIDATION_BATCH,
+            batch_size=turns.VALIDATION_BATCH,
             device=self.device,
             window=params.patch_zyx if params.network.spatial_dims == 3 else None,  # noqa: PLR2004  # volumes
         )
@@ -114,7 +119,7 @@ def score(
         scores,
         cohort=roster.name,
         site=site,
-        role=roster.site(site).role,
+        role=federation.run_roster.site(site).role,
         patient=row.patient,
         case=row.case,
         method=prediction.method,

@@ -24,13 +24,22 @@ class SiteInputs:
     num_slices: int
 
 
+def all_rows(folder: Path) -> list[ManifestRow]:
+    """List all cases of a site, in the manifest's order.
+
+    Raises:
+        DataError: The site was not prepared.
+    """
+    return list(manifest.read(manifest_path(folder)))
+
+
 def rows_of(folder: Path, split: Split) -> list[ManifestRow]:
     """List a site's cases of one split, in the manifest's order.
 
     Raises:
         DataError: The site was not prepared.
     """
-    return [row for row in manifest.read(manifest_path(folder)) if row.split == split]
+    return [row for row in all_rows(folder) if row.split == split]
 
 
 def manifest_path(folder: Path) -> Path:

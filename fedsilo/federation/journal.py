@@ -6,10 +6,12 @@ Layout of a journal folder::
     server/<round>.safetensors, .json      the global state at the start of a round, and how it came about
     sites/<site>/<round>/validation.json   the site's validation Dice of the global state that opened the round
     sites/<site>/<round>/update/           the SiteUpdate: the part that leaves the site
-    sites/<site>/<round>/inside.safetensors, moments.safetensors, remapper.safetensors   private to the site
+    sites/<site>/<round>/folds/<fold>.safetensors   averages over the site's rounds, `inside` among them; private to the site
+    sites/<site>/<round>/private.safetensors, moments.safetensors, remapper.safetensors   the same
     sites/<site>/<round>/done.json         hashes and numbers of the above, written last
 
-A record names the SHA-256 of the states beside it. States of rounds that nothing needs any more are removed, records stay.
+A site that does not take part in a round has no folder for it. A record names the SHA-256 of the states beside it. States of
+rounds that nothing needs any more are removed, records stay.
 """
 
 import shutil
@@ -19,41 +21,12 @@ from pathlib import Path
 
 from fedsilo import files
 from fedsilo.errors import CheckpointError, DataError
-from fedsilo.federation import states, updates
+from fedsilo.federation import records, states, updates
+from fedsilo.federation.records import INSIDE, ServerRecord, SiteRecord
 from fedsilo.tensors import StateDict
 
 KEEP_ROUNDS = 3
 """Rounds whose states are kept, so that one bad file costs a round and not the run."""
-
-
-@dataclass(frozen=True)
-class SiteRecord:
-    """A site's finished round: numbers, and hashes of the files beside the record."""
-
-    site: str
-    round_index: int
-    num_cases: int
-    num_slices: int
-    train_loss: float
-    val_dice_inside: float | None
-    update_sha256: str
-    update_bytes: int
-    inside_sha256: str
-    moments_sha256: str | None
-    latent_size: float | None
-    remapper_sha256: str | None
-    remapper: Mapping[str, float | None] | None
-
-
-@dataclass(frozen=True)
-class ServerRecord:
-    """A global state: the round it opens, its hash, the weights of the updates it was made from, and their smoothed sizes."""
-
-    round_index: int
-    sha256: str
-    weights: Mapping[str, float]
-    update_norms: Mapping[str, float]
-    latent_sizes: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -108,9 +81,13 @@ class Journal:
         """Return the manifest of what leaves a site in a round."""
         return self.update_dir(site, round_index) / f"{site}.json"
 
-    def inside_path(self, site: str, round_index: int) -> Path:
-        """Return the file of a site's inside model after a round."""
-        return self.site_dir(site, round_index) / "inside.safetensors"
+    def fold_path(self, site: str, round_index: int, fold: str = INSIDE) -> Path:
+        """Return the file of a site's inside model, or of another fold, after a round."""
+        return self.site_dir(site, round_index) / "folds" / f"{fold}.safetensors"
+
+    def private_path(self, site: str, round_index: int) -> Path:
+        """Return the file of what the algorithm keeps at a site after a round."""
+        return self.site_dir(site, round_index) / "private.safetensors"
 
     def moments_path(self, site: str, round_index: int) -> Path:
         """Return the file of a site's optimiser moments after a round."""
@@ -157,17 +134,7 @@ class Journal:
         Raises:
             CheckpointError: The record is missing or damaged.
         """
-        content = _read_record(self.server_path(round_index).with_suffix(".json"))
-        try:
-            return ServerRecord(
-                round_index=int(str(content["round"])),
-                sha256=str(content["sha256"]),
-                weights=_numbers(content["weights"]),
-                update_norms=_numbers(content["update_norms"]),
-                latent_sizes=_numbers(content["latent_sizes"]),
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"record of round {round_index} in {self.folder / 'server'} is damaged: {error}") from error
+        return records.read_server(self.server_path(round_index).with_suffix(".json"))
 
     def write_site(self, record: SiteRecord) -> Path:
         """Store a site's record; its states must be on disk already."""
@@ -179,12 +146,7 @@ class Journal:
         Raises:
             CheckpointError: The record is missing or damaged.
         """
-        path = self.site_dir(site, round_index) / "done.json"
-        content = _read_record(path)
-        try:
-            return SiteRecord(**content)  # type: ignore[arg-type]  # a wrong key or kind is caught below
-        except TypeError as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return records.read_site(self.site_dir(site, round_index) / "done.json")
 
     def write_validation(self, site: str, round_index: int, dice: float | None) -> Path:
         """Store a site's validation Dice of the global state that opens a round; None if it has nothing to score."""
@@ -199,7 +161,7 @@ class Journal:
         path = self.site_dir(site, round_index) / "validation.json"
         if not path.exists():
             return None
-        value = _read_record(path).get("dice")
+        value = records.read(path).get("dice")
         return None if value is None else float(str(value))
 
     def site_done(self, site: str, round_index: int) -> bool:
@@ -222,16 +184,27 @@ class Journal:
             CheckpointError: A file is missing or differs from its recorded hash; names it.
         """
         record = self.site_record(site, round_index)
-        _check_file(self.inside_path(site, round_index), record.inside_sha256)
+        for fold, sha256 in record.fold_sha256.items():
+            _check_file(self.fold_path(site, round_index, fold), sha256)
+        if record.private_sha256 is not None:
+            _check_file(self.private_path(site, round_index), record.private_sha256)
         if record.moments_sha256 is not None:
             _check_file(self.moments_path(site, round_index), record.moments_sha256)
         if record.remapper_sha256 is not None:
             _check_file(self.remapper_path(site, round_index), record.remapper_sha256)
 
+    def turns(self, site: str, before: int) -> list[int]:
+        """List the rounds before one that a site took part in: it is among those that the aggregate was made from.
+
+        Raises:
+            CheckpointError: A record is missing or damaged.
+        """
+        return [index for index in range(before) if site in self.server_record(index + 1).weights]
+
     def resume_point(self, rounds: int) -> ResumePoint:
         """Find the latest round that can be gone on with.
 
-        A round can be opened if its global state is as recorded, every site's private files of the round before are, the
+        A round can be opened if its global state is as recorded, every site's private files of its last turn are, the
         best states so far are, and the records of all earlier rounds are readable. A round that fails is named in
         ``refused``; if none holds, the run starts again at round 0, which gives the same bits.
         """
@@ -254,59 +227,82 @@ class Journal:
         """
         scored = []
         for round_index in range(last_round + 1):
+            if not all((self.site_dir(site, round_index) / "validation.json").exists() for site in self.sites):
+                continue
             values = [self.validation(site, round_index) for site in self.sites]
             known = [value for value in values if value is not None]
             if known:
                 scored.append((sum(known) / len(known), -round_index))
         return -max(scored)[1] if scored else last_round
 
-    def best_inside(self, site: str, last_round: int) -> int:
-        """Return the round whose inside model has the best validation Dice at its own site; the earliest of equals."""
-        records = [self.site_record(site, round_index) for round_index in range(last_round + 1)]
-        scored = [(record.val_dice_inside, -record.round_index) for record in records if record.val_dice_inside is not None]
-        return -max(scored)[1] if scored else last_round
+    def best_fold(self, site: str, last_round: int, fold: str = INSIDE) -> int:
+        """Return the round whose inside model, or other fold, has the best validation Dice at its own site.
+
+        The earliest of equals; without any validation the site's last turn.
+        """
+        turns = self.turns(site, last_round + 1)
+        scores = {index: self.site_record(site, index).val_dice_folds[fold] for index in turns}
+        scored = [(score, -index) for index, score in scores.items() if score is not None]
+        return -max(scored)[1] if scored else turns[-1]
 
     def prune(self, opened_round: int) -> None:
         """Remove states that neither the last rounds nor the selection need; records stay."""
         last_done = opened_round - 1
         if last_done < 0:
             return
-        oldest = opened_round - KEEP_ROUNDS
-        keep_global = {self.best_global(last_done)}
-        for round_index in range(max(oldest, 0)):
-            if round_index not in keep_global:
+        oldest = max(opened_round - KEEP_ROUNDS, 0)
+        best_global = self.best_global(last_done)
+        for round_index in range(oldest):
+            if round_index != best_global:
                 self.server_path(round_index).unlink(missing_ok=True)
         for site in self.sites:
-            keep_inside = self.best_inside(site, last_done)
-            for round_index in range(max(oldest, 0)):
-                self.moments_path(site, round_index).unlink(missing_ok=True)
-                self.remapper_path(site, round_index).unlink(missing_ok=True)
-                shutil.rmtree(self.update_dir(site, round_index), ignore_errors=True)
-                if round_index != keep_inside:
-                    self.inside_path(site, round_index).unlink(missing_ok=True)
+            self._prune_site(site, self.turns(site, opened_round), oldest=oldest, best_global=best_global)
+
+    def _prune_site(self, site: str, turns: Sequence[int], *, oldest: int, best_global: int) -> None:
+        """Remove a site's states of turns before ``oldest`` that neither its next turn nor the selection needs."""
+        # going back to the oldest kept round needs the turn before it, however long ago that was
+        needed = max((index for index in turns if index <= oldest), default=oldest)
+        old = [index for index in turns if index < needed]
+        if not old:
+            return
+        held = max((index for index in turns if index < best_global), default=None)
+        for index in old:
+            self.moments_path(site, index).unlink(missing_ok=True)
+            self.remapper_path(site, index).unlink(missing_ok=True)
+            shutil.rmtree(self.update_dir(site, index), ignore_errors=True)
+            if index != held:
+                self.private_path(site, index).unlink(missing_ok=True)
+        for fold in self.site_record(site, turns[-1]).fold_sha256:
+            best = self.best_fold(site, turns[-1], fold)
+            for index in old:
+                if index != best:
+                    self.fold_path(site, index, fold).unlink(missing_ok=True)
 
     def _check_open(self, round_index: int) -> None:
         """Check all that opening a round needs."""
         self.read_server(round_index)
         for earlier in range(round_index):
             self.server_record(earlier)
-            for site in self.sites:
-                self.site_record(site, earlier)
         if round_index == 0:
             return
+        best_global = self.best_global(round_index - 1)
+        self.read_server(best_global)
         for site in self.sites:
-            self.check_private(site, round_index - 1)
-            best = self.best_inside(site, round_index - 1)
-            _check_file(self.inside_path(site, best), self.site_record(site, best).inside_sha256)
-        self.read_server(self.best_global(round_index - 1))
+            self._check_site(site, self.turns(site, round_index), best_global=best_global)
 
-
-def _read_record(path: Path) -> dict[str, object]:
-    """Read a record; any failure is a checkpoint's."""
-    try:
-        return files.read_json(path)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
+    def _check_site(self, site: str, turns: Sequence[int], *, best_global: int) -> None:
+        """Check what a site's next turn and the selection need."""
+        turn_records = {index: self.site_record(site, index) for index in turns}
+        if not turns:
+            return
+        self.check_private(site, turns[-1])
+        for fold in turn_records[turns[-1]].fold_sha256:
+            best = self.best_fold(site, turns[-1], fold)
+            _check_file(self.fold_path(site, best, fold), turn_records[best].fold_sha256[fold])
+        held = max((index for index in turns if index < best_global), default=None)
+        sha256 = turn_records[held].private_sha256 if held is not None else None
+        if held is not None and sha256 is not None:
+            _check_file(self.private_path(site, held), sha256)
 
 
 def _check_file(path: Path, sha256: str) -> None:
@@ -316,10 +312,3 @@ def _check_file(path: Path, sha256: str) -> None:
     found = files.sha256_file(path)
     if found != sha256:
         raise CheckpointError(f"{path} is refused: expected SHA-256 {sha256[:12]}, got {found[:12]}")
-
-
-def _numbers(content: object) -> dict[str, float]:
-    """Read a mapping of numbers by site."""
-    if not isinstance(content, dict):
-        raise TypeError(f"expected numbers by site, got {type(content).__name__}")
-    return {str(site): float(value) for site, value in content.items()}

@@ -13,7 +13,7 @@ from fedsilo.report.inputs import Inputs, Phase
 from fedsilo.report.pictures import SitePictures
 from fedsilo.report.scores import Bootstrap, ScoreTable, score_table
 from fedsilo.report.tables import AbsentCell, FailureRow, HeadlineRow, Leaders, Summary
-from fedsilo.report.traces import Curve, Disagreement, Objective, Route
+from fedsilo.report.traces import Curve, Disagreement, Objective, Route, RouterUse
 from fedsilo.types import SiteRole
 
 METRICS = ("dice", "hd95", "nsd")
@@ -72,6 +72,7 @@ class Document:
     routes: tuple[Route, ...]
     objectives: tuple[Objective, ...]
     disagreements: tuple[Disagreement, ...]
+    router: tuple[RouterUse, ...]
     federation: tuple[tuple[str, str], ...]
     environment: Mapping[str, str]
     input_hashes: Mapping[str, str]
@@ -116,6 +117,7 @@ def build(inputs: Inputs, params: ReportParams, *, run: str, seed: int, environm
         routes=routes,
         objectives=traces.objectives(inputs.routing) if inputs.routing is not None else (),
         disagreements=traces.disagreements(inputs.routing) if inputs.routing is not None else (),
+        router=traces.router_use(inputs.routing) if inputs.routing is not None else (),
         federation=tuple((name, _text(value)) for name, value in traces.flattened(inputs.federation)),
         environment=dict(sorted(environment.items())),
         input_hashes=inputs.hashes,

@@ -33,7 +33,8 @@ ROUNDS_COLUMNS = (
 ROUTES_COLUMNS = ("site", "case", "method", "step", "layer", "expert", "weight")
 OBJECTIVE_COLUMNS = ("site", "case", "method", "step", "consistency", "shape", "entropy", "total")
 DISAGREEMENT_COLUMNS = ("site", "expert_a", "expert_b", "disagreement")
-ROUTING_TABLES = ("routes.csv", "objective.csv", "disagreement.csv")
+ROUTER_COLUMNS = ("site", "case", "expert", "weight", "quality", "fallback_quality", "kept", "passes")
+ROUTING_TABLES = ("routes.csv", "objective.csv", "disagreement.csv", "router.csv")
 TEXT_COLUMNS = ("site", "case", "method", "expert", "layer", "expert_a", "expert_b")
 
 
@@ -46,7 +47,7 @@ class Sources:
         rounds: rounds.csv.
         federation: federation.json.
         phases: Folder of the ``inside`` and the ``outside`` evaluation: cases.csv, overlays.csv with the pictures it names,
-            and outside routes.csv, objective.csv and disagreement.csv.
+            and outside routes.csv, objective.csv, disagreement.csv and router.csv.
         prepared: Folder of each site's prepared data: manifest.csv, contract.json.
     """
 
@@ -81,6 +82,7 @@ class Routing:
     routes: pandas.DataFrame
     objective: pandas.DataFrame
     disagreement: pandas.DataFrame
+    router: pandas.DataFrame
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,12 @@ def _phase(roster: Roster, role: SiteRole, folder: Path) -> Phase:
 
 
 def _routing(folder: Path) -> Routing:
-    routes, objective, disagreement = (folder / name for name in ROUTING_TABLES)
+    routes, objective, disagreement, router = (folder / name for name in ROUTING_TABLES)
     return Routing(
         routes=_table(routes, ROUTES_COLUMNS),
         objective=_table(objective, OBJECTIVE_COLUMNS),
         disagreement=_table(disagreement, DISAGREEMENT_COLUMNS),
+        router=_table(router, ROUTER_COLUMNS),
     )
 
 

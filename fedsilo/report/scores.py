@@ -15,7 +15,10 @@ from fedsilo.types import SiteRole
 
 ALL_ORGANS = "all organs"
 ALL_SITES = "all sites"
-METHODS = ("global", "inside", "local", "finetuned", "ensemble", "soup", "routing-paper", "routing-release")
+METHODS = (
+    "global", "inside", "local", "finetuned", "finetuned_best",
+    "ensemble", "soup", "router", "router_ungated", "dg_tta", "routing-paper", "routing-release",
+)  # fmt: skip
 REFERENCE_METHOD = "global"
 TOLERATED = "nsd"
 

@@ -78,6 +78,25 @@ class Disagreement:
         return self.highest < LOW_DISAGREEMENT
 
 
+@dataclass(frozen=True)
+class RouterUse:
+    """What the router did at a site.
+
+    Attributes:
+        site: The site.
+        num_cases: Its cases.
+        num_kept: Those that the averaged model predicted; the others were left to the fallback.
+        passes: Mean cost of a case, in forward passes of one model over it.
+        weights: Mean weight of each expert, the global model first.
+    """
+
+    site: str
+    num_cases: int
+    num_kept: int
+    passes: float
+    weights: tuple[tuple[str, float], ...]
+
+
 def curves(rounds: pandas.DataFrame) -> tuple[Curve, ...]:
     """Read the training curves, sorted by site."""
     return tuple(_curve(str(site), part.sort_values("round")) for site, part in rounds.groupby("site"))
@@ -135,6 +154,18 @@ def disagreements(routing: Routing) -> tuple[Disagreement, ...]:
         shares = part["disagreement"].dropna()
         if len(shares):
             found.append(Disagreement(str(site), len(shares), float(shares.min()), float(shares.max())))
+    return tuple(found)
+
+
+def router_use(routing: Routing) -> tuple[RouterUse, ...]:
+    """Summarise the router, sorted by site; nothing if it was not run."""
+    found: list[RouterUse] = []
+    for site, part in routing.router.groupby("site"):
+        weights = part.groupby("expert")["weight"].mean()
+        experts = sorted((str(expert) for expert in weights.index), key=lambda expert: (expert != "global", expert))
+        a_case = part.drop_duplicates("case")
+        shares = tuple((expert, float(weights[expert])) for expert in experts)
+        found.append(RouterUse(str(site), len(a_case), int(a_case["kept"].sum()), float(a_case["passes"].mean()), shares))
     return tuple(found)
 
 

@@ -10,8 +10,12 @@ MEANING = MappingProxyType(
         "inside": "each inside site's own model, folded from its rounds",
         "local": "trained at the site alone, without the federation",
         "finetuned": "the global model, tuned further at the site",
+        "finetuned_best": "the same after as many epochs as the site's validation cases chose",
         "ensemble": "mean of the probabilities of the global and all inside models",
         "soup": "mean of the weights of the global and all inside models",
+        "router": "these models averaged by what a few slices of the case say, behind a gate against harm",
+        "router_ungated": "the same without the gate",
+        "dg_tta": "the global model, adapted until two warped views of the case are segmented alike",
         "routing-paper": "test-time routing over these models, loss weights as in the paper",
         "routing-release": "test-time routing over these models, loss weights as in the authors' released code",
     }

@@ -1,18 +1,51 @@
-"""Test-time routing of one case: a few gradient steps on gates and norm layers, from its image alone."""
+"""Test-time adaptation at an outside site: gradient steps on gates and norm layers, from its images alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsilo.errors import RoutingError
-from fedsilo.params import ObjectiveParams, OutsideParams
-from fedsilo.routing import experts, objectives
+from fedsilo.outside_params import AdaptationParams, OutsideParams
+from fedsilo.routing import experts, norms, objectives, pieces
+from fedsilo.routing.pieces import Geometry, Pieces
 from fedsilo.segmentation import inference
 from fedsilo.tensors import StateDict
+
+
+@dataclass(frozen=True)
+class Image:
+    """A case as adaptation sees it.
+
+    Attributes:
+        name: Of the case.
+        voxels: Normalised intensities; not modified.
+        spacing_zyx_mm: Voxel edges. In 3D the contour window, ``shape_radius_px`` in x, spans the same millimetres along all
+            axes; None takes cubes.
+    """
+
+    name: str
+    voxels: Float[Tensor, "c z y x"]
+    spacing_zyx_mm: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to adapt, and to what a network fits.
+
+    Attributes:
+        params: Noise, window and batch size.
+        adaptation: What is trained, how long, on which losses, and what is carried from case to case.
+        geometry: What the network takes.
+        device: Where to compute.
+    """
+
+    params: OutsideParams
+    adaptation: AdaptationParams
+    geometry: Geometry
+    device: torch.device | str
 
 
 @dataclass(frozen=True)
@@ -27,17 +60,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What adaptation to a case made.
+    """What adaptation made for a case.
 
     Attributes:
-        state: An ordinary state of the template; predict with it in eval mode.
-        routes_before: Route of every layer before the first step, (E,), on the CPU.
+        name: Of the case.
+        state: An ordinary state of the template; predict with it in eval mode. With ``sample`` gates the entries of ``network``.
+        network: Only with ``sample`` gates, whose weights differ from slice to slice: predict with it, in eval mode.
+        routes_before: Route of every layer before the case's first step, (E,), on the CPU.
         routes_after: The same after the last step: those that ``state`` was merged with.
-        objective: Losses after 0, 1, ... steps, ``params.steps + 1`` entries; each has a view of its own.
+        objective: Losses on the case's drawn pieces, each with a view of its own: episodic after 0, 1, ... steps, else before
+            and after the steps of the case (online) or of the site (transductive).
         trained: Which of ``gates`` and ``norms`` had parameters to train.
     """
 
+    name: str
     state: StateDict
+    network: nn.Module | None
     routes_before: Mapping[str, Float[Tensor, " e"]]
     routes_after: Mapping[str, Float[Tensor, " e"]]
     objective: tuple[Step, ...]
@@ -45,147 +83,182 @@ class Adapted:
 
 
 def adapt(
-    routed: nn.Module,
-    image: Float[Tensor, "c z y x"],
+    images: Iterable[Image],
+    method: Method,
     *,
-    params: OutsideParams,
-    preset: ObjectiveParams,
-    spatial_dims: int,
-    divisor: int,
-    generator: torch.Generator,
-    device: torch.device | str,
-    patch_zyx: tuple[int, int, int] | None = None,
-    spacing_zyx_mm: tuple[float, float, float] | None = None,
-) -> Adapted:
-    """Adapt a routed network to one case and merge it into an ordinary state.
+    start: Callable[[Image], nn.Module],
+    draws: Callable[[str, int], torch.Generator],
+) -> Iterator[Adapted]:
+    """Adapt a routed network to a site's cases and merge it, for each, into an ordinary state.
 
-    Episodic: everything starts afresh, nothing is carried from case to case. The case's pieces are drawn once: in 2D
-    ``params.batch_size`` of its slices, or all if there are no more; in 3D the volume, or as many patches if it is larger
-    than ``patch_zyx``. Every step sees all pieces and a second view of them that is drawn anew, and makes one Adam step on
-    ``preset``'s weighted losses. Steps are fixed in advance. Then the routes are measured on the pieces and the weights merged.
+    - ``episodic``: everything starts afresh for each case. Its pieces are drawn once: in 2D ``batch_size`` of its slices, or
+      all if there are no more; in 3D the volume, or as many patches if it is larger than one. Every step sees all pieces and a
+      second view of them that is drawn anew.
+    - ``online``: one pass over the cases in the order given; each batch of a case's slices makes one step, and what was learnt
+      is carried on. A case is predicted after its own steps.
+    - ``transductive``: as many passes over all cases as there are steps, a step a batch; then every case is predicted.
 
-    Trained are the gates of all layers and scale and shift of norm layers; if there are none of the latter (MONAI's
-    ``norm="INSTANCE"``), the gates alone, and ``trained`` says so. With ``norm_statistics="batch"`` BatchNorm uses the statistics
-    of the pieces while adapting, and those measured last are stored in ``state``: later predictions in eval mode use them,
-    and so do not depend on batch mates. With ``"mixture"`` it uses the prior's mixture of the experts' statistics throughout.
+    Each step is one Adam step on the weighted losses; steps are fixed in advance. At the end the routes are measured on the
+    case's drawn pieces and the weights merged. Trained are the gates of all layers and scale and shift of norm layers, as
+    asked for; of what the network does not have (MONAI's ``norm="INSTANCE"`` has neither scale nor shift) nothing is trained,
+    and ``trained`` says so. BatchNorm uses a share of the experts' statistics and measures the rest on the batch; those of the
+    last measurement are stored in ``state``: later predictions in eval mode use them, and so do not depend on batch mates.
 
     Args:
-        routed: From ``experts.build``; not modified.
-        image: Normalised intensities; not modified.
-        params: Steps, learning rate, noise, window, batch size and norm statistics.
-        preset: Weights of the three losses.
-        spatial_dims: 2 or 3, axes of the network's convolutions.
-        divisor: What the network's edges must be multiples of.
-        generator: Draws the pieces, then the views; on the CPU.
-        device: Where to compute.
-        patch_zyx: Edges of 3D patches, multiples of ``divisor``; None adapts to the whole volume. Ignored in 2D.
-        spacing_zyx_mm: Voxel edges of ``image``. In 3D the contour window, ``shape_radius_px`` in x, spans the same
-            millimetres along all axes; None takes cubes.
+        images: A site's cases; gone through several times by ``transductive``.
+        method: How.
+        start: Gives the routed network to start from, from ``experts.build``; not modified. Asked for each case (episodic) or
+            for the first one.
+        draws: Gives a generator on the CPU by a case's name and pass, from 0.
+
+    Yields:
+        One result a case, in order.
 
     Raises:
         RoutingError: Nothing can be trained, a loss is not finite, or batch statistics are asked of a single value.
 
     Reference:
-        Jiang et al., IOP-FL, IEEE TMI 2023 (outside part). Deviations: softmax gates in every layer, the experts' norm
-        statistics, a new view every step, a case instead of a site, prediction with one merged model.
+        Jiang et al., IOP-FL, IEEE TMI 2023 (outside part); with one expert, norm layers and entropy alone Wang et al., TENT,
+        ICLR 2021. Deviations: softmax gates in every layer, the experts' norm statistics, a new view every step, prediction with
+        one merged model.
     """
-    network = experts.fresh(routed).to(device)
-    groups = {"gates": experts.gate_parameters(network), "norms": experts.norm_parameters(network)}
-    trained = tuple(name for name, parameters in groups.items() if parameters)
-    if not trained:
-        raise RoutingError(
-            "cannot adapt: the network has a single expert and no norm layer with scale and shift, nothing to train"
+    protocols = {"episodic": _episodic, "online": _online, "transductive": _transductive}
+    return protocols[method.adaptation.protocol](images, method, start, draws)
+
+
+def _episodic(
+    images: Iterable[Image], method: Method, start: Callable[[Image], nn.Module], draws: Callable[[str, int], torch.Generator]
+) -> Iterator[Adapted]:
+    for image in images:
+        learner, generator = _Learner(start(image), method), draws(image.name, 0)
+        case = learner.look(image, generator)
+        before = learner.routes(case)
+        losses = [learner.step(case, generator) for _ in range(method.adaptation.steps)]
+        losses.append(learner.measure(case, generator))
+        yield learner.finish(case, before, losses)
+
+
+def _online(
+    images: Iterable[Image], method: Method, start: Callable[[Image], nn.Module], draws: Callable[[str, int], torch.Generator]
+) -> Iterator[Adapted]:
+    learner: _Learner | None = None
+    for image in images:
+        learner, generator = learner or _Learner(start(image), method), draws(image.name, 0)
+        case = learner.look(image, generator)
+        before, first = learner.routes(case), learner.measure(case, generator)
+        learner.walk(image, generator)
+        yield learner.finish(case, before, [first, learner.measure(case, generator)])
+
+
+def _transductive(
+    images: Iterable[Image], method: Method, start: Callable[[Image], nn.Module], draws: Callable[[str, int], torch.Generator]
+) -> Iterator[Adapted]:
+    learner: _Learner | None = None
+    firsts = {}
+    for index in range(method.adaptation.steps + 1):
+        for image in images:
+            learner, generator = learner or _Learner(start(image), method), draws(image.name, index)
+            if index < method.adaptation.steps:
+                if index == 0:
+                    case = learner.look(image, draws(image.name, method.adaptation.steps))
+                    firsts[image.name] = learner.routes(case), learner.measure(case, generator)
+                learner.walk(image, generator)
+                continue
+            case = learner.look(image, generator)
+            before, first = firsts.get(image.name) or (learner.routes(case), learner.measure(case, generator))
+            yield learner.finish(case, before, [first, learner.measure(case, generator)])
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A case while it is adapted to."""
+
+    name: str
+    pieces: Pieces
+    radius: tuple[int, ...]
+
+
+class _Learner:
+    """A network that learns, and its optimiser."""
+
+    def __init__(self, routed: nn.Module, method: Method) -> None:
+        """Copy the network and choose what is trained."""
+        self.method, adaptation = method, method.adaptation
+        self.network = norms.blend(experts.fresh(routed).to(method.device).eval(), adaptation.source_share)
+        self.network.requires_grad_(requires_grad=False)
+        groups = {"gates": experts.gate_parameters(self.network), "norms": experts.norm_parameters(self.network)}
+        self.trained = tuple(name for name in groups if name in adaptation.train and groups[name])
+        parameters = [parameter for name in self.trained for parameter in groups[name]]
+        if adaptation.steps and not parameters:
+            raise RoutingError(f"cannot adapt: the network has no parameters of {' or '.join(adaptation.train)} to train")
+        for parameter in parameters:
+            parameter.requires_grad = True
+        self.optimizer = torch.optim.Adam(parameters, lr=adaptation.learning_rate) if parameters else None
+
+    def look(self, image: Image, generator: torch.Generator) -> _Case:
+        """Draw a case's pieces."""
+        params, geometry = self.method.params, self.method.geometry
+        drawn = pieces.draw(image.voxels, num_pieces=params.batch_size, geometry=geometry, generator=generator)
+        return _Case(image.name, drawn.to(self.method.device), self._radius(image))
+
+    def routes(self, case: _Case) -> dict[str, Tensor]:
+        """Measure the routes on a case's pieces."""
+        return experts.routes(self.network, case.pieces.items)
+
+    def walk(self, image: Image, generator: torch.Generator) -> None:
+        """Make a step for each batch of a case's slices."""
+        params, geometry = self.method.params, self.method.geometry
+        for batch in pieces.batches(image.voxels, batch_size=params.batch_size, geometry=geometry, generator=generator):
+            self.step(_Case(image.name, batch.to(self.method.device), self._radius(image)), generator)
+
+    def step(self, case: _Case, generator: torch.Generator) -> Tensor:
+        """Make a gradient step; return the losses before it."""
+        terms = self._terms(case, generator)
+        if self.optimizer is None:
+            raise RoutingError("cannot step: there is nothing to train")
+        self.optimizer.zero_grad()
+        torch.autograd.backward([terms.total])
+        self.optimizer.step()
+        return _stack(terms)
+
+    def measure(self, case: _Case, generator: torch.Generator) -> Tensor:
+        """Return the losses."""
+        with torch.no_grad():
+            return _stack(self._terms(case, generator))
+
+    def finish(self, case: _Case, before: Mapping[str, Tensor], losses: list[Tensor]) -> Adapted:
+        """Merge what the case is predicted with; the learner itself is left as it is."""
+        after = self.routes(case)
+        settled = experts.fresh(self.network)
+        norms.settle(settled)
+        by_sample = self.method.adaptation.gate == "sample" and "gates" in self.trained
+        state = {name: value.cpu().clone() for name, value in settled.state_dict().items()}
+        return Adapted(
+            name=case.name,
+            state=state if by_sample else experts.merge(settled, after),
+            network=settled.requires_grad_(requires_grad=False) if by_sample else None,
+            routes_before={name: route.cpu() for name, route in before.items()},
+            routes_after={name: route.cpu() for name, route in after.items()},
+            objective=_steps(losses),
+            trained=self.trained,
         )
-    _use_statistics(network, batch=params.norm_statistics == "batch")
-    pieces, size = draw_pieces(
-        image, num_pieces=params.batch_size, spatial_dims=spatial_dims, divisor=divisor, patch_zyx=patch_zyx, generator=generator
-    )
-    pieces = pieces.to(device)
-    radius = window_radius(params.shape_radius_px, spatial_dims=spatial_dims, spacing_zyx_mm=spacing_zyx_mm)
-    optimizer = torch.optim.Adam(
-        [parameter for parameters in groups.values() for parameter in parameters], lr=params.learning_rate
-    )
-    try:
-        routes_before = experts.routes(network, pieces)
-    except ValueError as error:
-        # torch's BatchNorm with batch statistics: one piece whose deepest level is a single voxel
-        raise RoutingError(f"cannot adapt to {len(pieces)} piece of size {size} with batch statistics: {error}") from error
-    losses: list[Tensor] = []
-    for step in range(params.steps + 1):
-        last = step == params.steps  # measured only
-        with torch.set_grad_enabled(not last):
-            view = objectives.sample_view(pieces.shape, noise_sd=params.noise_sd, generator=generator)
-            logits = inference.crop(network(pieces), size)
-            view_logits = objectives.invert_view(network(objectives.apply_view(pieces, view)), view)
-            terms = objectives.combine(logits, inference.crop(view_logits, size), weights=preset, radius=radius)
-        losses.append(torch.stack([terms.consistency, terms.shape, terms.entropy, terms.total]).detach())
-        if not last:
-            optimizer.zero_grad()
-            torch.autograd.backward([terms.total])
-            optimizer.step()
-    routes_after = experts.routes(network, pieces)
-    return Adapted(
-        state=experts.merge(network, routes_after),
-        routes_before={name: route.cpu() for name, route in routes_before.items()},
-        routes_after={name: route.cpu() for name, route in routes_after.items()},
-        objective=_steps(losses),
-        trained=trained,
-    )
+
+    def _terms(self, case: _Case, generator: torch.Generator) -> objectives.Terms:
+        """Compute the losses of a case's pieces and of a view of them that is drawn anew."""
+        items, size = case.pieces.items, case.pieces.size
+        view = objectives.sample_view(items.shape, noise_sd=self.method.params.noise_sd, generator=generator)
+        logits = inference.crop(self.network(items), size)
+        view_logits = objectives.invert_view(self.network(objectives.apply_view(items, view)), view)
+        weights = self.method.adaptation.objective
+        return objectives.combine(logits, inference.crop(view_logits, size), weights=weights, radius=case.radius)
+
+    def _radius(self, image: Image) -> tuple[int, ...]:
+        dims = self.method.geometry.spatial_dims
+        return pieces.window_radius(self.method.params.shape_radius_px, spatial_dims=dims, spacing_zyx_mm=image.spacing_zyx_mm)
 
 
-def window_radius(radius_px: int, *, spatial_dims: int, spacing_zyx_mm: tuple[float, float, float] | None) -> tuple[int, ...]:
-    """Give the contour window's radius along each axis: in 2D the same pixels, in 3D the same millimetres, at least one voxel.
-
-    Example:
-        >>> window_radius(10, spatial_dims=3, spacing_zyx_mm=(5.0, 1.5, 1.5))
-        (3, 10, 10)
-        >>> window_radius(10, spatial_dims=2, spacing_zyx_mm=(5.0, 1.5, 1.5))
-        (10, 10)
-    """
-    if spatial_dims == 2 or spacing_zyx_mm is None:  # noqa: PLR2004  # axes of a slice
-        return (radius_px,) * spatial_dims
-    return tuple(max(1, round(radius_px * spacing_zyx_mm[-1] / edge)) for edge in spacing_zyx_mm)
-
-
-def _use_statistics(network: nn.Module, *, batch: bool) -> None:
-    """Let BatchNorm normalise by the batch, or by what is stored; every other module stays in eval mode."""
-    network.eval()
-    for module in network.modules():
-        if batch and isinstance(module, _BatchNorm):
-            module.train()
-            module.momentum = 1.0  # what is stored are the statistics of the last pass
-
-
-def draw_pieces(
-    image: Float[Tensor, "c z y x"],
-    *,
-    num_pieces: int,
-    spatial_dims: int,
-    divisor: int,
-    patch_zyx: tuple[int, int, int] | None,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "b c *padded"], tuple[int, ...]]:
-    """Draw slices or patches, padded to the divisor; and their size without the padding."""
-    items = inference.as_items(image, spatial_dims)
-    size = tuple(items.shape[2:])
-    padded = inference.pad_to_divisor(items, divisor)
-    if spatial_dims == 2:  # noqa: PLR2004  # axes of a slice
-        chosen = torch.randperm(len(padded), generator=generator)[:num_pieces].sort().values
-        return padded[chosen], size
-    edges = [min(edge, limit) for edge, limit in zip(padded.shape[2:], patch_zyx or padded.shape[2:], strict=True)]
-    inner = tuple(min(edge, limit) for edge, limit in zip(edges, size, strict=True))
-    if tuple(edges) == tuple(padded.shape[2:]):
-        return padded, size
-    patches: list[Tensor] = []
-    for _ in range(num_pieces):
-        corner = [
-            int(torch.randint(max(limit - edge, 0) + 1, (), generator=generator)) for limit, edge in zip(size, edges, strict=True)
-        ]
-        patch = padded
-        for axis, (start, edge) in enumerate(zip(corner, edges, strict=True), start=2):
-            patch = patch.narrow(axis, start, edge)
-        patches.append(patch)
-    return torch.cat(patches), inner
+def _stack(terms: objectives.Terms) -> Tensor:
+    return torch.stack([terms.consistency, terms.shape, terms.entropy, terms.total]).detach()
 
 
 def _steps(losses: list[Tensor]) -> tuple[Step, ...]:

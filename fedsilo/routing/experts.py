@@ -8,17 +8,18 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from fedsilo.errors import RoutingError
 from fedsilo.federation import states as states_module
+from fedsilo.routing.gates import Gate, GateMode, RoutedLayer
+from fedsilo.segmentation import network as networks
 from fedsilo.tensors import StateDict
 from fedsilo.types import EntryRole
 
-GateMode = Literal["static", "case"]
-"""``static``: one route a layer; ``case``: the route also depends on the layer's input, one for all items of a batch."""
+GateTie = Literal["layer", "stage", "network"]
+"""Which layers share the offset of their gates: none, those between two changes of resolution, or all."""
 
 ROUTED_TYPES = (_ConvNd, nn.Linear)
 """Conv1-3d, ConvTranspose1-3d and Linear."""
@@ -28,73 +29,6 @@ NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 ACTIVATION_TYPES = (nn.PReLU,)
 """Their weights are the prior's mixture and stay so."""
-
-
-class Gate(nn.Module):
-    """A layer's route over E experts: ``softmax(A g + c)``, ``A = 0`` and ``c = log prior`` before training.
-
-    ``g`` (C_in,) is the mean of the layer's input over items and space. It carries little where the input was normalised
-    just before: the image itself is z-scored, and InstanceNorm, or BatchNorm with batch statistics, removes means. There a
-    ``case`` gate acts as a ``static`` one. With BatchNorm's stored statistics the means stay informative.
-
-    An expert whose prior is 0 keeps the route 0.
-
-    Reference:
-        Jiang et al., IOP-FL, IEEE TMI 2023, as released: two affine maps, a sigmoid an expert, not normalised. Deviation:
-        one affine map and a softmax, so that step 0 is a soup of weights and routes sum to one.
-    """
-
-    def __init__(self, prior: Float[Tensor, " e"], *, num_inputs: int | None, channel_axis: int) -> None:
-        """Start at the prior; without ``num_inputs`` the gate is static."""
-        super().__init__()
-        self.offset = nn.Parameter(prior.log())
-        self.slope = nn.Parameter(prior.new_zeros(len(prior), num_inputs)) if num_inputs is not None else None
-        self.channel_axis = channel_axis
-
-    def forward(self, inputs: Float[Tensor, "*shape"]) -> Float[Tensor, " e"]:
-        """Return the route for a batch of inputs."""
-        if self.slope is None:
-            return self.offset.softmax(dim=0)
-        means = inputs.movedim(self.channel_axis, 0).flatten(1).mean(dim=1)
-        return (self.slope @ means + self.offset).softmax(dim=0)
-
-
-class RoutedLayer(nn.Module):
-    """A convolution or linear layer whose weights are mixed from E experts: ``W = sum_e route_e W_e``, bias likewise.
-
-    Weights are mixed, not results: one convolution a layer, whatever E is, and no loop over items. The experts' tensors are
-    buffers; nothing here writes to them, and copies of the network may share them.
-    """
-
-    weights: Tensor
-    biases: Tensor | None
-
-    def __init__(self, layer: nn.Module, weights: Tensor, biases: Tensor | None, gate: Gate) -> None:
-        """Take over ``layer``, without its own weights; ``weights`` is (E, *shape)."""
-        super().__init__()
-        layer.register_parameter("weight", None)
-        layer.register_parameter("bias", None)
-        self.layer = layer
-        self.gate = gate
-        self.register_buffer("weights", weights, persistent=False)
-        self.register_buffer("biases", biases, persistent=False)
-
-    @property
-    def num_experts(self) -> int:
-        """Experts that are mixed."""
-        return len(self.weights)
-
-    def mix(self, route: Float[Tensor, " e"]) -> dict[str, Tensor]:
-        """Mix weight and bias, in the route's dtype; differentiable in the route."""
-        mixed = {"weight": _mix(route, self.weights)}
-        if self.biases is not None:
-            mixed["bias"] = _mix(route, self.biases)
-        return mixed
-
-    def forward(self, inputs: Float[Tensor, "*shape"], *args: object) -> Float[Tensor, "*result"]:
-        """Run the layer with the weights that the gate mixes for these inputs."""
-        result: Tensor = functional_call(self.layer, self.mix(self.gate(inputs)), (inputs, *args))
-        return result
 
 
 def global_prior(num_experts: int, prior_global: float) -> tuple[float, ...]:
@@ -128,7 +62,9 @@ def mixture(states: Sequence[StateDict], weights: Sequence[float]) -> dict[str, 
     return states_module.weighted_average(states, weights, roles)
 
 
-def build(template: nn.Module, states: Sequence[StateDict], *, prior: Sequence[float], gate: GateMode) -> nn.Module:
+def build(
+    template: nn.Module, states: Sequence[StateDict], *, prior: Sequence[float], gate: GateMode, tie: GateTie = "layer"
+) -> nn.Module:
     """Make a routed network: a copy of ``template`` in which every convolution and linear layer is a `RoutedLayer`.
 
     Works for any network whose weights are held by convolutions, linear layers, norm layers and PReLU. A module that stands
@@ -141,6 +77,8 @@ def build(template: nn.Module, states: Sequence[StateDict], *, prior: Sequence[f
         states: E experts, one state each; not modified and not referred to afterwards.
         prior: E shares that sum to one: the route of every layer before training. A share may be 0.
         gate: Whether routes depend on the layers' inputs.
+        tie: Which layers share an offset. With ``stage``, layers that the network calls one after the other and whose results
+            have one size are a stage.
 
     Returns:
         The routed network on the CPU; a drop-in for ``template``.
@@ -162,10 +100,11 @@ def build(template: nn.Module, states: Sequence[StateDict], *, prior: Sequence[f
     for index, state in enumerate(states):
         states_module.check_same(network.state_dict(), state, f"expert {index}")
     states_module.restore(network, mixture(states, prior))
+    offsets = _offsets(network, prior=prior, tie=tie)
     replacements: dict[int, RoutedLayer] = {}
     for name, module in network.named_modules():
         if isinstance(module, ROUTED_TYPES):
-            replacements[id(module)] = _route(module, name, states, prior=prior, gate=gate)
+            replacements[id(module)] = _route(module, name, states, offset=offsets[name], gate=gate)
         elif isinstance(module, NORM_TYPES):
             module.requires_grad_(requires_grad=True)
     if not replacements:
@@ -187,14 +126,25 @@ def fresh(routed: nn.Module) -> nn.Module:
     return copy.deepcopy(routed, shared)
 
 
+def randomise(routed: nn.Module, *, generator: torch.Generator) -> nn.Module:
+    """Copy a routed network and add ``N(0, 1)`` to the offsets of its gates: routes that say nothing, to compare with."""
+    network = fresh(routed)
+    offsets = {id(layer.gate.offset): layer.gate.offset for layer in layers(network).values()}
+    with torch.no_grad():
+        for offset in offsets.values():
+            offset.add_(torch.randn(offset.shape, generator=generator, dtype=torch.float64).to(offset))
+    return network
+
+
 def layers(routed: nn.Module) -> dict[str, RoutedLayer]:
     """List the routed layers by name; one that stands in several places goes by its first."""
     return {name: module for name, module in routed.named_modules() if isinstance(module, RoutedLayer)}
 
 
 def gate_parameters(routed: nn.Module) -> list[nn.Parameter]:
-    """List the parameters of all gates; none if there is one expert, whose route is always 1."""
-    return [parameter for layer in layers(routed).values() if layer.num_experts > 1 for parameter in layer.gate.parameters()]
+    """List the parameters of all gates, shared ones once; none if there is one expert, whose route is always 1."""
+    gates = [layer.gate for layer in layers(routed).values() if layer.num_experts > 1]
+    return list({id(parameter): parameter for gate in gates for parameter in gate.parameters()}.values())
 
 
 def norm_parameters(routed: nn.Module) -> list[nn.Parameter]:
@@ -215,11 +165,10 @@ def prior_mixed(routed: nn.Module) -> tuple[str, ...]:
 def routes(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> dict[str, Float[Tensor, " e"]]:
     """Measure the route of every layer on a batch, by the layer's name; detached.
 
-    A layer that the network has but never calls keeps the prior's. Modules that are in training mode, such as BatchNorm with
-    batch statistics, see the batch.
+    Of ``sample`` gates it is the mean over items. A layer that the network has but never calls keeps the prior's.
 
     Raises:
-        RoutingError: A ``case`` gate was called several times, so that it has not one route.
+        RoutingError: A gate that is not static was called several times, so that it has not one route.
     """
     by_name = layers(routed)
     seen: dict[str, list[Tensor]] = {name: [] for name in by_name}
@@ -235,8 +184,13 @@ def routes(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> dict[str, 
             handle.remove()
     for name, layer in by_name.items():
         if layer.gate.slope is not None and len(seen[name]) > 1:
-            raise RoutingError(f"cannot route by case {name}: the network calls it {len(seen[name])} times; use static gates")
-    return {name: seen[name][0] if seen[name] else layer.gate.offset.detach().softmax(dim=0) for name, layer in by_name.items()}
+            raise RoutingError(
+                f"cannot route {name} by {layer.gate.mode}: the network calls it {len(seen[name])} times; use static gates"
+            )
+    return {
+        name: (seen[name][0] if seen[name] else layer.gate.offset.detach().softmax(dim=0)).reshape(-1, layer.num_experts).mean(0)
+        for name, layer in by_name.items()
+    }
 
 
 def merge(routed: nn.Module, routes: Mapping[str, Float[Tensor, " e"]]) -> dict[str, Tensor]:
@@ -283,10 +237,6 @@ def disagreement(first: Integer[Tensor, "*space"], second: Integer[Tensor, "*spa
     return int((first != second).sum()), int(((first > 0) | (second > 0)).sum())
 
 
-def _mix(route: Tensor, stack: Tensor) -> Tensor:
-    return (route @ stack.flatten(1).to(route.dtype)).view(stack.shape[1:])
-
-
 def _check_prior(prior: Sequence[float], *, num_experts: int) -> None:
     if num_experts == 0:
         raise RoutingError("cannot route: got no expert, expected at least one")
@@ -317,7 +267,29 @@ def _check_weighted(network: nn.Module) -> None:
             holders[id(parameter)] = where
 
 
-def _route(module: nn.Module, name: str, states: Sequence[StateDict], *, prior: Sequence[float], gate: GateMode) -> RoutedLayer:
+def _offsets(network: nn.Module, *, prior: Sequence[float], tie: GateTie) -> dict[str, nn.Parameter]:
+    """Make the offsets of all layers' gates; layers that are tied share one."""
+    names = [name for name, module in network.named_modules() if isinstance(module, ROUTED_TYPES)]
+    shared = {name: name for name in names}
+    if tie == "network":
+        shared = dict.fromkeys(names, "")
+    elif tie == "stage":
+        stages: dict[str, str] = {}
+        stage, previous = "", None
+        for name, size in networks.calls(network):
+            if size != previous:
+                stage, previous = name, size
+            stages.setdefault(name, stage)
+        shared |= stages
+    made: dict[str, nn.Parameter] = {}
+    for name, module in network.named_modules():
+        if name in shared:
+            like = next(module.parameters(recurse=False))
+            made.setdefault(shared[name], nn.Parameter(like.new_tensor(prior).log()))
+    return {name: made[shared[name]] for name in names}
+
+
+def _route(module: nn.Module, name: str, states: Sequence[StateDict], *, offset: nn.Parameter, gate: GateMode) -> RoutedLayer:
     prefix = f"{name}." if name else ""
     stacks = {
         entry: torch.stack([state[f"{prefix}{entry}"].detach().cpu() for state in states])
@@ -327,5 +299,5 @@ def _route(module: nn.Module, name: str, states: Sequence[StateDict], *, prior: 
         num_inputs, channel_axis = module.in_channels, -1 - len(module.kernel_size)
     else:
         num_inputs, channel_axis = stacks["weight"].shape[-1], -1
-    made = Gate(stacks["weight"].new_tensor(prior), num_inputs=num_inputs if gate == "case" else None, channel_axis=channel_axis)
+    made = Gate(offset, mode=gate, num_inputs=num_inputs, channel_axis=channel_axis)
     return RoutedLayer(module, stacks["weight"], stacks.get("bias"), made)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedsilo.errors import RoutingError
-from fedsilo.params import ObjectiveParams
+from fedsilo.outside_params import ObjectiveParams
 from fedsilo.types import CLASS_DIM
 
 PLANE = (-2, -1)

@@ -25,7 +25,7 @@ from fedsilo.federation import states
 from fedsilo.segmentation import learned_gin
 from fedsilo.segmentation.learned_gin import HistFlow, LearnedDraw, Look
 from fedsilo.segmentation.remapper import Remapper
-from tasks import rounds, sites
+from tasks import rounds, sites, turns
 from tasks.federation import Federation
 from tasks.paths import RunPaths
 
@@ -122,7 +122,7 @@ def measure(federation: Federation, participant: str) -> dict[str, object]:
     """Measure one participant's remapping."""
     journal, last = federation.journal(), federation.params.federate.rounds - 1
     record = journal.site_record(participant, last)
-    remapper, plain = (rounds.build_remapper(federation, participant, "cpu") for _ in range(2))
+    remapper, plain = (turns.build_remapper(federation, participant, "cpu") for _ in range(2))
     if remapper is None or plain is None:
         sys.exit("this run has no learned remapping: its appearance.method is neither learned nor both")
     remapper.restore(states.load(journal.remapper_path(participant, last), record.remapper_sha256))

@@ -137,7 +137,8 @@ def test_code_deps_of_studies_cover_the_import_closure(repository, code):
     seen = 0
     for study, name, stage in study_stages(repository):
         deps = [path.rstrip("/") for path in paths(stage["deps"])]
-        imported = imported_by(repository, code, stage["cmd"])
+        commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+        imported = set.union(*(imported_by(repository, code, command) for command in commands))
         missed = {path for path in imported if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)}
         assert sorted(missed) == [], f"{study}:{name}"
         seen += 1

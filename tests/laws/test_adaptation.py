@@ -1,34 +1,22 @@
 """Laws of test-time routing: episodic, reproducible, and a soup if no step is made."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from monai.networks.nets import UNet
 from torch.testing import assert_close
 
-from fedsilo import params as params_module
 from fedsilo import seeds
 from fedsilo.federation import states
-from fedsilo.params import ObjectiveParams
-from fedsilo.routing import adaptation, experts
+from fedsilo.outside_params import ObjectiveParams
+from fedsilo.routing import experts, norms, objectives, pieces
+from fedsilo.routing.pieces import Geometry
 from fedsilo.segmentation import inference
+from tests.routing_settings import adapt, adapt_all, outside
 
 E = 3
 PRIOR = experts.global_prior(E, 0.5)
-PRESET = ObjectiveParams(consistency=1.0, shape=0.01, entropy=0.01)
-PARAMS = params_module.load(Path(__file__).parents[2] / "params.yaml")
-OUTSIDE = PARAMS.outside.model_copy(
-    update={
-        "steps": 2,
-        "learning_rate": 0.05,
-        "gate": "case",
-        "shape_radius_px": 2,
-        "batch_size": 4,
-        "norm_statistics": "mixture",
-    }
-)
 
 
 def network(spatial_dims, norm="BATCH"):
@@ -52,18 +40,8 @@ def image(*zyx, name="image"):
     return torch.randn((1, *zyx), generator=seeds.generator(0, name), dtype=torch.float64)
 
 
+ENTROPY = ObjectiveParams(consistency=0, shape=0, entropy=1)
 CASE = {2: image(6, 8, 8), 3: image(8, 8, 8)}
-
-
-def adapt(routed, case, spatial_dims, *, seed=0, preset=PRESET, params=OUTSIDE, **options):
-    return adaptation.adapt(
-        routed, case, params=params, preset=preset, spatial_dims=spatial_dims, divisor=4,
-        generator=seeds.generator(seed, "adapt"), device="cpu", **options,
-    )  # fmt: skip
-
-
-def changed(**values):
-    return OUTSIDE.model_copy(update=values)
 
 
 @pytest.fixture(params=[2, 3])
@@ -77,7 +55,7 @@ def setting(request):
 def test_no_step_is_the_soup_of_the_prior(setting):
     routed, _, found, dims = setting
 
-    adapted = adapt(routed, CASE[dims], dims, params=changed(steps=0))
+    adapted = adapt(routed, CASE[dims], dims, steps=0)
 
     soup = experts.mixture(found, PRIOR)
     assert len(adapted.objective) == 1
@@ -90,7 +68,7 @@ def test_no_step_is_the_soup_of_the_prior(setting):
 
 def test_steps_change_every_gate_and_every_norm_layer(setting):
     routed, _, _, dims = setting
-    soup = adapt(routed, CASE[dims], dims, params=changed(steps=0))
+    soup = adapt(routed, CASE[dims], dims, steps=0)
 
     adapted = adapt(routed, CASE[dims], dims)
 
@@ -112,8 +90,10 @@ def test_steps_lower_the_objective(setting):
         routed,
         CASE[dims],
         dims,
-        params=changed(steps=12, learning_rate=0.01, noise_sd=0.0),
-        preset=ObjectiveParams(consistency=0, shape=0, entropy=1),
+        params=outside(noise_sd=0.0),
+        steps=12,
+        learning_rate=0.01,
+        objective=ObjectiveParams(consistency=0, shape=0, entropy=1),
     )
 
     assert adapted.objective[-1].total < adapted.objective[0].total
@@ -127,7 +107,7 @@ def test_routed_network_and_image_are_not_modified(setting):
     before, case = states.digest(states.snapshot(routed)), CASE[dims].clone()
 
     adapt(routed, CASE[dims], dims)
-    adapt(routed, CASE[dims], dims, params=changed(norm_statistics="batch"))
+    adapt(routed, CASE[dims], dims, source_share=0.0)
 
     assert states.digest(states.snapshot(routed)) == before
     assert torch.equal(case, CASE[dims])
@@ -150,7 +130,7 @@ def test_two_runs_are_alike_bit_by_bit_and_two_steps_differ(setting):
 def test_every_step_draws_a_view_of_its_own(setting):
     routed, _, _, dims = setting
 
-    still = adapt(routed, CASE[dims], dims, params=changed(steps=3, learning_rate=1e-300))
+    still = adapt(routed, CASE[dims], dims, steps=3, learning_rate=1e-300)
 
     assert len({step.consistency for step in still.objective}) == 4
     assert len({step.entropy for step in still.objective}) == 1
@@ -167,11 +147,11 @@ def test_cases_do_not_depend_on_their_order(setting):
     assert run(cases) == run(cases[::-1])
 
 
-@pytest.mark.parametrize("statistics", ["mixture", "batch"])
-def test_prediction_does_not_depend_on_batch_mates(statistics):
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_prediction_does_not_depend_on_batch_mates(share):
     routed = experts.build(network(2), expert_states(2), prior=PRIOR, gate="case")
     model = network(2)
-    states.restore(model, adapt(routed, CASE[2], 2, params=changed(norm_statistics=statistics)).state)
+    states.restore(model, adapt(routed, CASE[2], 2, source_share=share).state)
 
     def predict(case, batch_size):
         return inference.predict_probs(model, case, spatial_dims=2, divisor=4, batch_size=batch_size, device="cpu")
@@ -184,7 +164,7 @@ def test_prediction_does_not_depend_on_batch_mates(statistics):
 def test_batch_statistics_of_the_pieces_are_stored(setting):
     routed, _, _, dims = setting
 
-    adapted = adapt(routed, CASE[dims], dims, params=changed(steps=0, norm_statistics="batch", batch_size=6))
+    adapted = adapt(routed, CASE[dims], dims, params=outside(batch_size=6), steps=0, source_share=0.0)
 
     first = next(name for name in adapted.state if name.endswith("running_mean"))
     layer = first.removesuffix("adn.N.running_mean") + "conv"
@@ -217,12 +197,10 @@ def test_few_slices_are_all_pieces_and_many_are_drawn_without_repetition():
     case = torch.arange(10.0).reshape(1, 10, 1, 1).expand(1, 10, 5, 8)
 
     def draw(num_pieces):
-        pieces, size = adaptation.draw_pieces(
-            case, num_pieces=num_pieces, spatial_dims=2, divisor=4, patch_zyx=None, generator=generator
-        )
-        assert size == (5, 8)
-        assert pieces.shape[1:] == (1, 8, 8)
-        return pieces[:, 0, 0, 0].tolist()
+        drawn = pieces.draw(case, num_pieces=num_pieces, geometry=Geometry(2, 4), generator=generator)
+        assert drawn.size == (5, 8)
+        assert drawn.items.shape[1:] == (1, 8, 8)
+        return drawn.items[:, 0, 0, 0].tolist()
 
     assert draw(12) == list(range(10))
     assert len(set(draw(4))) == 4
@@ -233,12 +211,12 @@ def test_patches_are_parts_of_the_volume():
     case = image(6, 12, 16)
     generator = seeds.generator(0, "patches")
 
-    pieces, size = adaptation.draw_pieces(case, num_pieces=3, spatial_dims=3, divisor=4, patch_zyx=(8, 8, 8), generator=generator)
+    drawn = pieces.draw(case, num_pieces=3, geometry=Geometry(3, 4, (8, 8, 8)), generator=generator)
 
-    assert pieces.shape == (3, 1, 8, 8, 8)
-    assert size == (6, 8, 8)
+    assert drawn.items.shape == (3, 1, 8, 8, 8)
+    assert drawn.size == (6, 8, 8)
     windows = case[0].unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).reshape(-1, 6, 8, 8)
-    for piece in inference.crop(pieces, size)[:, 0]:
+    for piece in inference.crop(drawn.items, drawn.size)[:, 0]:
         assert (windows == piece).flatten(1).all(dim=1).any()
 
 
@@ -255,8 +233,139 @@ def test_padding_does_not_enter_the_losses():
     case = torch.zeros(1, 3, 6, 6, dtype=torch.float64)
 
     # a constant image is padded by itself: cropping leaves the losses of the inner part
-    params = changed(steps=1, noise_sd=0.0)
-    padded = adapt(routed, case, 2, params=params).objective[0]
+    padded = adapt(routed, case, 2, params=outside(noise_sd=0.0), steps=1).objective[0]
     logits = inference.crop(routed(inference.pad_to_divisor(inference.as_items(case, 2), 4)), (6, 6)).detach()
 
-    assert padded.entropy == pytest.approx(float(adaptation.objectives.entropy(logits)))
+    assert padded.entropy == pytest.approx(float(objectives.entropy(logits)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_blended_statistics_are_a_share_of_the_stored_ones(share):
+    images = torch.randn(3, 2, 5, 5, generator=seeds.generator(0, "blend"), dtype=torch.float64) * 3 + 1
+    plain = torch.nn.BatchNorm2d(2, dtype=torch.float64).eval()
+    blended = norms.blend(copy.deepcopy(plain), share)
+
+    mean = share * 0 + (1 - share) * images.mean(dim=(0, 2, 3), keepdim=True)
+    variance = share * 1 + (1 - share) * images.var(dim=(0, 2, 3), correction=0, keepdim=True)
+    assert_close(blended(images), (images - mean) / (variance + plain.eps).sqrt())
+    norms.settle(blended)
+    assert_close(blended.running_mean, mean.flatten())
+    assert_close(blended(images[:1]), ((images - mean) / (variance + plain.eps).sqrt())[:1])
+    assert blended.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_online_carries_on_and_episodic_starts_afresh(setting):
+    routed, _, _, dims = setting
+    cases = {"a": CASE[dims], "b": image(*CASE[dims].shape[1:], name="other")}
+
+    def digests(protocol, names, steps):
+        found = adapt_all(routed, {name: cases[name] for name in names}, dims, protocol=protocol, steps=steps)
+        return {made.name: states.digest(made.state) for made in found}
+
+    assert digests("episodic", "ab", 2)["b"] == digests("episodic", "b", 2)["b"]
+    assert digests("online", "ab", 1)["b"] != digests("online", "b", 1)["b"]
+    assert digests("online", "ab", 1)["a"] == digests("online", "a", 1)["a"]
+
+
+def test_online_makes_a_step_a_batch(setting):
+    """One case whose slices are one batch: the step of the episodic protocol, on another draw of the view."""
+    routed, _, _, dims = setting
+    still = {"params": outside(noise_sd=0.0, batch_size=6), "steps": 1}
+
+    online = adapt(routed, CASE[dims], dims, protocol="online", objective=ENTROPY, **still)
+    episodic = adapt(routed, CASE[dims], dims, objective=ENTROPY, **still)
+
+    for name, tensor in online.state.items():
+        assert_close(tensor, episodic.state[name])
+    assert len(online.objective) == 2
+
+
+def test_transductive_predicts_after_all_passes(setting):
+    _, template, experts_found, dims = setting
+    routed = experts.build(template, experts_found, prior=PRIOR, gate="static")
+    cases = {"a": CASE[dims], "b": image(*CASE[dims].shape[1:], name="other")}
+
+    found = adapt_all(routed, cases, dims, protocol="transductive", steps=2, gate="static")
+
+    assert [made.name for made in found] == ["a", "b"]
+    for name, tensor in found[0].state.items():
+        assert torch.equal(tensor, found[1].state[name])
+    for name, route in found[0].routes_before.items():
+        assert_close(route, torch.tensor(PRIOR, dtype=route.dtype))
+        assert not torch.equal(route, found[0].routes_after[name])
+
+
+def test_a_route_a_slice_is_each_slice_by_itself():
+    found = expert_states(2)
+    routed = experts.build(network(2), found, prior=PRIOR, gate="sample")
+    with torch.no_grad():
+        for layer in experts.layers(routed).values():
+            layer.gate.slope.normal_(generator=seeds.generator(0, "slopes"))
+    batch = CASE[2].movedim(1, 0)
+
+    together = routed(batch).detach()
+
+    assert_close(together, torch.cat([routed(item[None]) for item in batch]).detach())
+    by_case = experts.build(network(2), found, prior=PRIOR, gate="case")
+    for mine, theirs in zip(experts.layers(by_case).values(), experts.layers(routed).values(), strict=True):
+        mine.gate.load_state_dict(theirs.gate.state_dict())
+    assert_close(together[:1], by_case(batch[:1]).detach())
+    assert not torch.allclose(together, by_case(batch))
+
+
+def test_adapted_routes_a_slice_predict_with_a_network(setting):
+    routed = experts.build(setting[1], setting[2], prior=PRIOR, gate="sample")
+
+    made = adapt(routed, CASE[setting[3]], setting[3], gate="sample", steps=2)
+
+    assert made.network is not None
+    assert not any(parameter.requires_grad for parameter in made.network.parameters())
+    assert made.routes_after.keys() == experts.layers(routed).keys()
+
+
+@pytest.mark.parametrize("tie", ["layer", "stage", "network"])
+def test_tied_gates_share_an_offset(tie):
+    template = network(2)
+    routed = experts.build(template, expert_states(2), prior=PRIOR, gate="static", tie=tie)
+    layers = experts.layers(routed)
+    assert len(experts.gate_parameters(routed)) == len({id(layer.gate.offset) for layer in layers.values()})
+    if tie != "stage":
+        assert len(experts.gate_parameters(routed)) == (len(layers) if tie == "layer" else 1)
+    else:
+        assert 1 < len(experts.gate_parameters(routed)) < len(layers)
+
+    made = adapt(routed, CASE[2], 2, gate="static", tie=tie, steps=2)
+
+    groups = {}
+    for name, layer in layers.items():
+        groups.setdefault(id(layer.gate.offset), []).append(made.routes_after[name])
+    for routes in groups.values():
+        assert all(torch.equal(route, routes[0]) for route in routes)
+
+
+def test_only_what_is_asked_for_is_trained(setting):
+    routed, _, _, dims = setting
+    soup = adapt(routed, CASE[dims], dims, steps=0)
+
+    gates, norm_layers = (adapt(routed, CASE[dims], dims, train=(kind,)) for kind in ("gates", "norms"))
+
+    assert (gates.trained, norm_layers.trained) == (("gates",), ("norms",))
+    scales = [name for name in soup.state if name.endswith(("N.weight", "N.bias"))]
+    assert all(torch.equal(gates.state[name], soup.state[name]) for name in scales)
+    for name, route in norm_layers.routes_after.items():
+        assert torch.equal(route, soup.routes_after[name])
+    assert not any(torch.equal(norm_layers.state[name], soup.state[name]) for name in scales)
+
+
+def test_random_gates_are_drawn_and_leave_the_network_alone(setting):
+    routed, _, _, dims = setting
+    before = states.digest(states.snapshot(routed))
+
+    drawn = experts.randomise(routed, generator=seeds.generator(0, "gates"))
+
+    assert states.digest(states.snapshot(routed)) == before
+    routes = adapt(drawn, CASE[dims], dims, steps=0).routes_after
+    assert len({tuple(route.tolist()) for route in routes.values()}) == len(routes)
+    again = experts.randomise(routed, generator=seeds.generator(0, "gates"))
+    for mine, theirs in zip(experts.gate_parameters(drawn), experts.gate_parameters(again), strict=True):
+        assert torch.equal(mine, theirs)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from fedsilo import seeds
-from fedsilo.params import ObjectiveParams
+from fedsilo.outside_params import ObjectiveParams
 from fedsilo.routing import objectives
 
 SHAPES = [(2, 3, 8, 8), (2, 3, 8, 12), (1, 3, 4, 8, 8), (1, 2, 5, 6, 10)]

@@ -8,6 +8,7 @@ from fedsilo.cohort import batches
 from fedsilo.federation import states
 from fedsilo.params import DistillationParams, FederateParams, LatentWeightParams, NetworkParams, OptimizerParams, SpatialParams
 from fedsilo.segmentation import network, training, validation
+from tests.algorithm_settings import algorithm_params, inside_fold
 from tests.gin_settings import appearance_params
 
 NETWORK = NetworkParams(spatial_dims=2, channels=(4, 8), num_res_units=0)
@@ -22,7 +23,9 @@ def params(**changes):
         patch_zyx=(4, 16, 16),
         weighting="cases",
         latent_weights=LatentWeightParams(size="kish", modalities="global", history=0.9),
-        momentum=0.1,
+        algorithm=algorithm_params(),
+        participation=1.0,
+        folds=inside_fold(),
         validate_every=1,
         network=NETWORK,
         optimizer=OptimizerParams(learning_rate=1e-2, weight_decay=1e-4, final_rate=1.0, moments="keep"),
@@ -48,17 +51,15 @@ def fresh():
     return network.build(NETWORK, num_classes=3, in_channels=1, generator=seeds.generator(1, "init"))
 
 
-def run(model, site, *, epochs=1, round_index=0, moments=None, settings=None):
-    return training.train(
-        model,
-        site,
-        epochs=epochs,
-        rate=1e-2,
-        annotated=(1,),
-        params=settings or params(),
+def stretch(site, *, epochs=1, round_index=0, settings=None, annotated=(1,)):
+    return training.Stretch(
+        site, epochs=epochs, rate=1e-2, annotated=annotated, params=settings or params(),
         stream=training.Stream(1, "federate", "mr-a", round_index),
-        initial_moments=moments,
-    )
+    )  # fmt: skip
+
+
+def run(model, site, *, moments=None, **changes):
+    return training.train(model, stretch(site, **changes), initial_moments=moments)
 
 
 def test_two_runs_give_the_same_bits_and_leave_the_global_random_state_alone(site):
@@ -129,10 +130,7 @@ def test_a_teacher_speaks_only_of_organs_that_the_site_does_not_annotate(site, a
     for weight in (0.0, 1.0):
         taught = DistillationParams(first_weight=weight, last_weight=weight, temperature=2.0)
         model = fresh()
-        training.train(
-            model, site, epochs=1, rate=1e-2, annotated=annotated, params=params(distillation=taught),
-            stream=training.Stream(1, "federate", "mr-a", 0),
-        )  # fmt: skip
+        run(model, site, annotated=annotated, settings=params(distillation=taught))
         digests.add(states.digest(states.snapshot(model)))
 
     assert len(digests) == (2 if changes else 1)

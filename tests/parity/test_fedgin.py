@@ -27,6 +27,7 @@ from fedsilo.params import (
     SpatialParams,
 )
 from fedsilo.segmentation import gin, network, training
+from tests.algorithm_settings import algorithm_params, inside_fold
 from tests.parity import gin_oracle
 
 SLICES = {"ct": (3, 3, 2), "mr": (2, 2)}
@@ -41,7 +42,9 @@ PARAMS = FederateParams(
     patch_zyx=(2, SIZE, SIZE),
     weighting="slices",
     latent_weights=LatentWeightParams(size="kish", modalities="global", history=0.9),
-    momentum=0.0,
+    algorithm=algorithm_params(),
+    participation=1.0,
+    folds=inside_fold(0.0),
     validate_every=1,
     network=NetworkParams(spatial_dims=2, channels=(4, 8), num_res_units=0),
     optimizer=OptimizerParams(learning_rate=RATE, weight_decay=DECAY, final_rate=1.0, moments="reset"),
@@ -78,9 +81,8 @@ def federation():
     server, updates = states.snapshot(start()), []
     for site, slices in SLICES.items():
         model = start()
-        trained = training.train(
-            model, site_data(site), epochs=1, rate=RATE, annotated=ORGANS, params=PARAMS, stream=stream(site)
-        )
+        stretch = training.Stretch(site_data(site), epochs=1, rate=RATE, annotated=ORGANS, params=PARAMS, stream=stream(site))
+        trained = training.train(model, stretch)
         updates.append(
             SiteUpdate(
                 site=site,

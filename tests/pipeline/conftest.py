@@ -17,7 +17,6 @@ TINY = {
     "phantoms": {"grid_zyx": [8, 16, 24], "spacing_zyx_mm": [24.0, 18.0, 16.0], "inside_cases": 4, "outside_cases": 2},
     "prepare": {"spacing_zyx_mm": [None, 18.0, 16.0], "val_share": 0.25, "test_share": 0.25},
     "federate": {"rounds": 3, "patch_zyx": [8, 16, 24]},
-    "outside": {"steps": 1},
     "report": {"bootstrap_resamples": 99},
 }
 

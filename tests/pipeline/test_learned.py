@@ -9,7 +9,7 @@ import pytest
 from fedsilo import files
 from fedsilo.federation import states
 from flows import federate, inside
-from tasks import rounds
+from tasks import rounds, turns
 from tasks.federation import Federation
 from tasks.paths import RunPaths
 
@@ -129,7 +129,7 @@ def test_fine_tuning_trains_the_remapper_anew_to_what_the_site_has(first):
     made = federation(first)
     data = made.inputs("mr-a")
 
-    remapper = rounds.final_remapper(made, "mr-a", data, "cpu")
+    remapper = turns.final_remapper(made, "mr-a", data, "cpu")
 
     stored = states.load(journal_dir(first) / f"sites/mr-a/{LAST:05d}/remapper.safetensors")
     assert states.digest(remapper.state()) == states.digest(stored)

@@ -56,6 +56,7 @@ def test_every_result_is_there(first):
         "runs/demo/inside_evaluation/cases.csv",
         "runs/demo/outside_evaluation/cases.csv",
         "runs/demo/outside_evaluation/routes.csv",
+        "runs/demo/outside_evaluation/router.csv",
         "reports/demo/report/index.html",
         "reports/demo/report/metrics.json",
     ):
@@ -70,7 +71,7 @@ def test_every_result_is_there(first):
 def test_every_method_scored_every_test_case(first):
     for phase, methods, num_cases in (
         ("inside", {"global", "inside", "local", "finetuned"}, 4),
-        ("outside", {"global", "ensemble", "soup", "routing-paper", "routing-release"}, 6),
+        ("outside", {"global", "ensemble", "soup", "router", "routing-paper", "routing-release"}, 6),
     ):
         with (first.folder / f"runs/demo/{phase}_evaluation/cases.csv").open() as handle:
             rows = [row for row in csv.DictReader(handle) if row["metric"] == "dice"]

@@ -247,6 +247,14 @@ def _write_routing(folder: Path, demo: Roster, generator: numpy.random.Generator
                     parts = [0.02 / (step + 1), 0.4 - 0.03 * step, 0.3 - 0.02 * step]
                     objective.append([site.name, case, method, step, *parts, sum(parts)])
     _write_csv(folder / "routes.csv", ["site", "case", "method", "step", "layer", "expert", "weight"], routes)
+    router = [
+        [site.name, case, expert, 0.4 if expert == "global" else 0.15, 1.5, 0.3, 0.62, 0.6, int(place > 0), 2.8]
+        for site in demo.outside
+        for place, (case, _) in enumerate(scored_cases(site.name))
+        for expert in experts
+    ]
+    header = ["site", "case", "expert", "weight", "distance", "entropy", "quality", "fallback_quality", "kept", "passes"]
+    _write_csv(folder / "router.csv", header, router)
     pairs = [[site.name, one, other] for site in demo.outside for one, other in itertools.combinations(experts, 2)]
     shares = [0.01 if site == "ct-c" else float(generator.uniform(0.03, 0.2)) for site, _, _ in pairs]
     lines = [[*pair, f"{share:.6f}"] for pair, share in zip(pairs, shares, strict=True)]

@@ -11,6 +11,7 @@ from fedsilo.federation import states, updates
 from fedsilo.federation.journal import KEEP_ROUNDS, Journal, SiteRecord
 
 SITES = ["ct-a", "mr-a"]
+WEIGHTS = {"ct-a": 0.5, "mr-a": 0.5}
 
 
 def state(value):
@@ -31,7 +32,7 @@ def play_site(journal, site, round_index, dice=None, remapper=None):
         state=state(round_index + 0.5),
     )
     manifest = updates.save(update, journal.update_dir(site, round_index))
-    inside = states.save(state(round_index), journal.inside_path(site, round_index))
+    inside = states.save(state(round_index), journal.fold_path(site, round_index))
     journal.write_site(
         SiteRecord(
             site=site,
@@ -39,10 +40,11 @@ def play_site(journal, site, round_index, dice=None, remapper=None):
             num_cases=2,
             num_slices=8,
             train_loss=0.5,
-            val_dice_inside=dice,
+            val_dice_folds={"inside": dice},
             update_sha256=files.sha256_file(manifest),
             update_bytes=1,
-            inside_sha256=inside,
+            fold_sha256={"inside": inside},
+            private_sha256=None,
             moments_sha256=None,
             latent_size=None,
             remapper_sha256=None if remapper is None else states.save(remapper, journal.remapper_path(site, round_index)),
@@ -57,14 +59,12 @@ def journal(tmp_path):
     journal = Journal(tmp_path / "federate", SITES)
     journal.open({"params": 1})
     for round_index in range(4):
-        journal.write_server(state(round_index), round_index, weights={}, update_norms={}, latent_sizes={})
+        journal.write_server(state(round_index), round_index, weights=WEIGHTS, update_norms={}, latent_sizes={})
         for site in SITES:
             if round_index:
                 journal.write_validation(site, round_index, 0.9 if round_index == 2 else 0.1)
             play_site(journal, site, round_index, dice=0.8 if (site, round_index) == ("ct-a", 1) else 0.2)
-    journal.write_server(
-        state(4), 4, weights={"ct-a": 0.5, "mr-a": 0.5}, update_norms={"ct-a": 1.0, "mr-a": 1.0}, latent_sizes={"ct-a": 2.0}
-    )
+    journal.write_server(state(4), 4, weights=WEIGHTS, update_norms={"ct-a": 1.0, "mr-a": 1.0}, latent_sizes={"ct-a": 2.0})
     return journal
 
 
@@ -89,13 +89,13 @@ def test_a_changed_state_is_refused_by_its_hash_and_the_round_before_taken(journ
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "record"])
 def test_a_damaged_inside_model_costs_rounds_not_the_run(journal, damage):
-    path = journal.inside_path("mr-a", 3)
+    path = journal.fold_path("mr-a", 3)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:20])
     elif damage == "gone":
         path.unlink()
     else:
-        (path.parent / "done.json").write_text("{")
+        (path.parent.parent / "done.json").write_text("{")
 
     point = journal.resume_point(10)
 
@@ -131,8 +131,8 @@ def test_another_identity_starts_a_new_journal(journal):
 
 def test_the_best_states_are_chosen_by_validation_and_the_earliest_of_equals(journal):
     assert journal.best_global(4) == 2
-    assert journal.best_inside("ct-a", 3) == 1
-    assert journal.best_inside("mr-a", 3) == 0
+    assert journal.best_fold("ct-a", 3) == 1
+    assert journal.best_fold("mr-a", 3) == 0
 
 
 def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
@@ -140,12 +140,14 @@ def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
         for site in SITES:
             journal.write_validation(site, round_index, 0.1)
             play_site(journal, site, round_index, dice=0.2)
-        journal.write_server(state(round_index + 1), round_index + 1, weights={}, update_norms={}, latent_sizes={})
+        journal.write_server(state(round_index + 1), round_index + 1, weights=WEIGHTS, update_norms={}, latent_sizes={})
         journal.prune(round_index + 1)
 
     kept = sorted(int(path.stem) for path in (journal.folder / "server").glob("*.safetensors"))
     assert kept == [2, *range(8 - KEEP_ROUNDS, 9)]
-    inside = sorted(int(path.parent.name) for path in (journal.folder / "sites" / "ct-a").glob("*/inside.safetensors"))
+    inside = sorted(
+        int(path.parent.parent.name) for path in (journal.folder / "sites" / "ct-a").glob("*/folds/inside.safetensors")
+    )
     assert inside == [1, *range(8 - KEEP_ROUNDS, 8)]
     assert journal.resume_point(10).round_index == 8
 
@@ -156,11 +158,13 @@ def test_a_missing_record_is_a_checkpoint_error(journal):
 
 
 def test_a_damaged_remapper_costs_a_round_and_old_ones_are_removed(journal):
-    journal.write_server(state(4), 4, weights={}, update_norms={}, latent_sizes={})
+    journal.write_server(state(4), 4, weights=WEIGHTS, update_norms={}, latent_sizes={})
     for round_index in range(4, 8):
         for site in SITES:
             play_site(journal, site, round_index, remapper=state(round_index))
-        journal.write_server(state(round_index + 1), round_index + 1, weights={}, update_norms={}, latent_sizes={"ct-a": 1.5})
+        journal.write_server(
+            state(round_index + 1), round_index + 1, weights=WEIGHTS, update_norms={}, latent_sizes={"ct-a": 1.5}
+        )
         journal.prune(round_index + 1)
     assert journal.resume_point(10).round_index == 8
     assert journal.server_record(8).latent_sizes == {"ct-a": 1.5}

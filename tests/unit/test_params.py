@@ -61,7 +61,7 @@ def test_an_unknown_key_inside_a_section_is_named_with_the_nearest(tree, write):
     ("section", "key", "value"),
     [
         ("federate", "rounds", 0),
-        ("federate", "momentum", 1.1),
+        ("federate", "participation", 1.1),
         ("federate", "weighting", "size"),
         ("prepare", "val_share", "much"),
     ],
@@ -184,12 +184,12 @@ def test_overlays_lie_between_the_cohort_and_the_assignments(repository, tmp_pat
 
     loaded = params.load(
         repository / "params.yaml",
-        {"federate": {"rounds": 9, "batch_size": 9, "momentum": 0.5}},
+        {"federate": {"rounds": 9, "batch_size": 9, "participation": 0.5}},
         ["federate.batch_size=6"],
         overlays=[first, second],
     ).federate
 
-    assert (loaded.momentum, loaded.rounds, loaded.local_epochs, loaded.batch_size) == (0.5, 4, 3, 6)
+    assert (loaded.participation, loaded.rounds, loaded.local_epochs, loaded.batch_size) == (0.5, 4, 3, 6)
 
 
 def test_a_wrong_overlay_is_named(repository, tmp_path):

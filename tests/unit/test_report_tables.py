@@ -142,9 +142,21 @@ def test_a_quantity_is_the_same_number_wherever_it_stands(built):
 
 
 def test_methods_stand_in_one_order_and_only_where_they_were_run(built):
-    assert [row.method for row in built.headline] == list(scores.METHODS)
+    shown = [row.method for row in built.headline]
+    assert shown == [
+        method for method in scores.METHODS if method in (*fabricated_run.INSIDE_METHODS, *fabricated_run.OUTSIDE_METHODS)
+    ]
     assert {row.method for row in built.headline if row.inside is None} == set(fabricated_run.OUTSIDE_METHODS) - {"global"}
     assert built.leaders.inside_mean == "inside"
+
+
+def test_the_router_is_summarised_by_site(built):
+    first = built.router[0]
+
+    assert [row.site for row in built.router] == ["ct-c", "mr-c", "mr-d"]
+    assert (first.num_cases - first.num_kept, first.passes) == (1, pytest.approx(2.8))
+    assert next(expert for expert, _ in first.weights) == "global"
+    assert dict(first.weights)["mr-a"] == pytest.approx(0.15)
 
 
 def test_a_site_that_does_not_annotate_an_organ_has_no_row_for_it(built):
@@ -196,7 +208,7 @@ def test_headline_text_is_a_table(built):
     lines = tables.headline_text(built.headline, confidence=0.95).splitlines()
 
     assert lines[0].split("  ")[0] == "Dice"
-    assert [line.split()[0] for line in lines[2:10]] == list(scores.METHODS)
+    assert [line.split()[0] for line in lines[2:10]] == [row.method for row in built.headline]
     assert "mr-d" in lines[2]
     assert "95 % bootstrap interval" in lines[-1]
 

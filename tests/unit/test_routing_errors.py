@@ -1,25 +1,17 @@
 """What cannot be routed, adapted or merged is refused in one line that says why."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from fedsilo import params as params_module
 from fedsilo import seeds
 from fedsilo.errors import RoutingError, StateMismatchError
 from fedsilo.federation import states
-from fedsilo.params import ObjectiveParams
-from fedsilo.routing import adaptation, baselines, experts, objectives
+from fedsilo.routing import baselines, experts, objectives
+from tests import routing_settings as settings
 
 HALVES = (0.5, 0.5)
-PRESET = ObjectiveParams(consistency=1.0, shape=0.01, entropy=0.01)
-PARAMS = params_module.load(Path(__file__).parents[2] / "params.yaml")
-OUTSIDE = PARAMS.outside.model_copy(
-    update={"steps": 1, "gate": "static", "shape_radius_px": 2, "batch_size": 1, "norm_statistics": "mixture"}
-)
 
 
 def unet(norm="BATCH"):
@@ -27,17 +19,9 @@ def unet(norm="BATCH"):
         return UNet(2, 1, 3, channels=(4, 8), strides=(2,), norm=norm).eval()
 
 
-def adapt(routed, params=OUTSIDE, size=(1, 3, 4, 4)):
-    return adaptation.adapt(
-        routed,
-        torch.randn(size, generator=seeds.generator(0, "image")),
-        params=params,
-        preset=PRESET,
-        spatial_dims=2,
-        divisor=2,
-        generator=seeds.generator(0, "adapt"),
-        device="cpu",
-    )
+def adapt(routed, size=(1, 3, 4, 4), **changes):
+    image = torch.randn(size, generator=seeds.generator(0, "image"))
+    return settings.adapt(routed, image, 2, divisor=2, params=settings.outside(batch_size=1), steps=1, gate="static", **changes)
 
 
 def build(template, found=None, prior=HALVES, gate="static"):
@@ -85,6 +69,14 @@ def test_a_weighted_layer_that_is_not_routed():
         build(nn.Sequential(nn.Conv2d(1, 1, 1), Scaled()))
 
 
+def test_a_transformer_whose_attention_holds_weights_of_its_own():
+    with torch.random.fork_rng():
+        network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.TransformerEncoderLayer(4, 2, dim_feedforward=4))
+
+    with pytest.raises(RoutingError, match=r"cannot route 1\.self_attn \(MultiheadAttention\): it holds in_proj_bias"):
+        build(network)
+
+
 def test_a_layer_with_parametrized_weight():
     with torch.random.fork_rng():
         network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1)))
@@ -112,7 +104,7 @@ def test_a_case_gate_that_is_asked_twice():
     images = torch.ones(1, 1, 2, 2)
 
     assert list(experts.routes(build(twice), images)) == ["0"]
-    with pytest.raises(RoutingError, match="cannot route by case 0: the network calls it 2 times; use static gates"):
+    with pytest.raises(RoutingError, match="cannot route 0 by case: the network calls it 2 times; use static gates"):
         experts.routes(build(twice, gate="case"), images)
 
 
@@ -127,13 +119,13 @@ def test_an_empty_trainable_set():
     template = unet("INSTANCE")
     routed = build(template, [states.snapshot(template)], prior=(1.0,))
 
-    with pytest.raises(RoutingError, match="nothing to train"):
+    with pytest.raises(RoutingError, match="no parameters of gates or norms to train"):
         adapt(routed)
 
 
 def test_batch_statistics_of_a_single_value():
-    with pytest.raises(RoutingError, match=r"cannot adapt to 1 piece of size \(2, 2\) with batch statistics"):
-        adapt(build(unet()), OUTSIDE.model_copy(update={"norm_statistics": "batch"}), size=(1, 1, 2, 2))
+    with pytest.raises(RoutingError, match="cannot measure statistics of a single value a channel"):
+        adapt(build(unet()), source_share=0.0, size=(1, 1, 2, 2))
 
 
 def test_losses_that_are_not_finite():

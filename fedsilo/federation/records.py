@@ -1,0 +1,101 @@
+"""Records of a federation's journal: what a site did in a round, and how a global state came about."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsilo import files
+from fedsilo.errors import CheckpointError, DataError
+
+INSIDE = "inside"
+"""The fold that is a site's inside model."""
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """A site's finished round: numbers, and hashes of the files beside the record.
+
+    ``val_dice_folds`` and ``fold_sha256`` are by the fold's name; `inside` is always among them.
+    """
+
+    site: str
+    round_index: int
+    num_cases: int
+    num_slices: int
+    train_loss: float
+    val_dice_folds: Mapping[str, float | None]
+    update_sha256: str
+    update_bytes: int
+    fold_sha256: Mapping[str, str]
+    private_sha256: str | None
+    moments_sha256: str | None
+    latent_size: float | None
+    remapper_sha256: str | None
+    remapper: Mapping[str, float | None] | None
+
+    @property
+    def val_dice_inside(self) -> float | None:
+        """Validation Dice of the site's inside model."""
+        return self.val_dice_folds[INSIDE]
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """A global state: the round it opens, its hash, the weights of the updates it was made from, and their smoothed sizes."""
+
+    round_index: int
+    sha256: str
+    weights: Mapping[str, float]
+    update_norms: Mapping[str, float]
+    latent_sizes: Mapping[str, float]
+
+
+def read_site(path: Path) -> SiteRecord:
+    """Read a site's record.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    content = read(path)
+    try:
+        return SiteRecord(**content)  # type: ignore[arg-type]  # a wrong key or kind is caught below
+    except TypeError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def read_server(path: Path) -> ServerRecord:
+    """Read the record of a global state.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    content = read(path)
+    try:
+        return ServerRecord(
+            round_index=int(str(content["round"])),
+            sha256=str(content["sha256"]),
+            weights=_numbers(content["weights"]),
+            update_norms=_numbers(content["update_norms"]),
+            latent_sizes=_numbers(content["latent_sizes"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def read(path: Path) -> dict[str, object]:
+    """Read a record as it stands; any failure is a checkpoint's.
+
+    Raises:
+        CheckpointError: It is missing or no JSON object.
+    """
+    try:
+        return files.read_json(path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _numbers(content: object) -> dict[str, float]:
+    """Read a mapping of numbers by site."""
+    if not isinstance(content, dict):
+        raise TypeError(f"expected numbers by site, got {type(content).__name__}")
+    return {str(site): float(value) for site, value in content.items()}
