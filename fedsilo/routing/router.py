@@ -157,10 +157,13 @@ def _distance(network: nn.Module, measured: Mapping[str, norms.Moments]) -> floa
 
 def _entropy(logits: Float[Tensor, "b k *space"]) -> float:
     """Average entropy over voxels that may be an organ, between 0 and 1; 1 if there are none: an expert that sees nothing."""
-    log_probs = logits.double().log_softmax(CLASS_DIM)
-    per_voxel = -(log_probs.exp() * log_probs).sum(CLASS_DIM) / math.log(logits.shape[CLASS_DIM])
-    open_voxels = log_probs.exp().select(CLASS_DIM, 0) < CERTAIN_REST
-    return float(per_voxel[open_voxels].mean()) if bool(open_voxels.any()) else 1.0
+    log_probs = logits.log_softmax(CLASS_DIM)
+    probs = log_probs.exp()
+    open_voxels = probs.select(CLASS_DIM, 0) < CERTAIN_REST
+    if not bool(open_voxels.any()):
+        return 1.0
+    per_voxel = -(probs * log_probs).sum(CLASS_DIM)[open_voxels]
+    return float(per_voxel.double().mean()) / math.log(logits.shape[CLASS_DIM])
 
 
 def _quality(logits: Float[Tensor, "b k *space"], mirrored: Float[Tensor, "b k *space"]) -> float:
@@ -168,8 +171,8 @@ def _quality(logits: Float[Tensor, "b k *space"], mirrored: Float[Tensor, "b k *
 
     Agreement is ``2|A & B| / (|A| + |B|)``, averaged over organs that either sees; 0 if neither sees any.
     """
-    probs = logits.softmax(CLASS_DIM)
-    here, there = probs.argmax(CLASS_DIM), mirrored.argmax(CLASS_DIM)
+    certainty, here = logits.softmax(CLASS_DIM).max(CLASS_DIM)
+    there = mirrored.argmax(CLASS_DIM)
     overlaps = []
     for organ in range(1, logits.shape[CLASS_DIM]):
         one, other = here == organ, there == organ
@@ -179,7 +182,7 @@ def _quality(logits: Float[Tensor, "b k *space"], mirrored: Float[Tensor, "b k *
     organs = here > 0
     if not overlaps or not bool(organs.any()):
         return 0.0
-    return sum(overlaps) / len(overlaps) * float(probs.amax(CLASS_DIM)[organs].double().mean())
+    return sum(overlaps) / len(overlaps) * float(certainty[organs].double().mean())
 
 
 def _fallback_quality(network: nn.Module, states: Sequence[StateDict], logits: Sequence[Tensor], seen: pieces.Pieces) -> float:
