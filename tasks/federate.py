@@ -122,15 +122,15 @@ def _save_global(federation: Federation, round_index: int) -> dict[str, str]:
     journal, paths = federation.journal(), federation.paths
     network, algorithm = rounds.build_network(federation), federation.params.federate.algorithm
     names, roles = algorithms.private_entries(network, algorithm), states.roles(network)
+    if not names:
+        return {"global": states.save(journal.read_server(round_index), paths.global_state)}
     held = {site: turns.held_state(federation, site, round_index, network) for site in federation.sites}
     cases = [
         float(journal.site_record(site, journal.turns(site, federation.params.federate.rounds)[-1]).num_cases) for site in held
     ]
     server = journal.read_server(round_index)
     hashes = {"global": states.save(algorithms.for_outside(server, list(held.values()), cases, roles, names), paths.global_state)}
-    if names:
-        hashes |= {f"inside/held/{site}": states.save(state, paths.held_state(site)) for site, state in held.items()}
-    return hashes
+    return hashes | {f"inside/held/{site}": states.save(state, paths.held_state(site)) for site, state in held.items()}
 
 
 def _write_rounds(federation: Federation, best_global: int, best_inside: dict[str, int]) -> None:

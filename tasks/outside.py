@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,7 @@ class _Panel:
     experts: Mapping[str, StateDict]
     hashes: Mapping[str, str]
     rounds: Mapping[str, int]
+    soup: StateDict
     geometry: Geometry
 
     @property
@@ -128,6 +129,7 @@ def _panel(federation: Federation, site: str, device: str) -> _Panel:
     from fedsilo import files
     from fedsilo.cohort import preprocess
     from fedsilo.federation import states
+    from fedsilo.routing import baselines
     from fedsilo.routing.pieces import Geometry
     from fedsilo.segmentation import network
     from tasks import sites
@@ -136,15 +138,17 @@ def _panel(federation: Federation, site: str, device: str) -> _Panel:
     folder = paths.prepared_site(site)
     rows = sites.all_rows(folder)  # nobody trained on any of them, whatever the split is called
     stored = {"global": paths.global_state} | {name: paths.inside_state(name) for name in federation.sites}
+    experts = {name: states.load(path) for name, path in stored.items()}
     record = files.read_json(paths.federation_record)
     return _Panel(
         site=site,
         rows=rows,
         cases={row.case: preprocess.load(folder / row.file) for row in rows},
         predictor=scoring.predictor(federation, device),
-        experts={name: states.load(path) for name, path in stored.items()},
+        experts=experts,
         hashes={name: files.sha256_file(path) for name, path in stored.items()},
         rounds={"global": int(str(record["global_round"]))},
+        soup=baselines.uniform_soup(list(experts.values())),
         geometry=Geometry(params.network.spatial_dims, network.divisor(params.network), params.patch_zyx),
     )
 
@@ -175,8 +179,7 @@ def _plain_predictions(panel: _Panel, row: ManifestRow, notes: _Notes) -> Iterat
     if "ensemble" in methods:
         yield scoring.Prediction("ensemble", baselines.ensemble_probs(probs.values()), joined)
     if "soup" in methods:
-        soup = baselines.uniform_soup(list(panel.experts.values()))
-        yield scoring.Prediction("soup", predict(image, soup), states.digest(soup))
+        yield scoring.Prediction("soup", predict(image, panel.soup), states.digest(panel.soup))
     if {"router", "router_ungated"} & set(methods):
         made = router.route(
             panel.predictor.network,
@@ -187,15 +190,16 @@ def _plain_predictions(panel: _Panel, row: ManifestRow, notes: _Notes) -> Iterat
             device=panel.predictor.device,
         )
         notes.routed.append((row.case, made))
-        routed = scoring.Prediction("router_ungated", predict(image, made.state), states.digest(made.state))
-        if "router_ungated" in methods:
-            yield routed
-        if "router" in methods and made.kept:
-            yield replace(routed, method="router")
-        elif "router" in methods and panel.params.router.fallback == "global":
-            yield scoring.Prediction("router", probs["global"], panel.hashes["global"])
-        elif "router" in methods:
-            yield scoring.Prediction("router", baselines.ensemble_probs(probs.values()), joined)
+        asked = {"router": made.kept, "router_ungated": True}
+        users = [name for name, used in asked.items() if used and name in methods]
+        if users:
+            routed, sha256 = predict(image, made.state), states.digest(made.state)
+            yield from (scoring.Prediction(name, routed, sha256) for name in users)
+        if "router" in methods and not made.kept:
+            if panel.params.router.fallback == "global":
+                yield scoring.Prediction("router", probs["global"], panel.hashes["global"])
+            else:
+                yield scoring.Prediction("router", baselines.ensemble_probs(probs.values()), joined)
     if "dg_tta" in methods:
         state = dg_tta.adapt(
             panel.predictor.network, panel.experts["global"], image, params=panel.params.dg_tta,
@@ -244,17 +248,17 @@ def _starts(panel: _Panel, adapted_by: AdaptationParams) -> Callable[[Image], nn
     template = panel.predictor.network
 
     def build(prior: Sequence[float]) -> nn.Module:
-        return experts.build(template, states, prior=prior, gate=adapted_by.gate, tie=adapted_by.tie)
+        made = experts.build(template, states, prior=prior, gate=adapted_by.gate, tie=adapted_by.tie)
+        return made.to(panel.predictor.device)  # once: copies for each case share the experts
 
-    prior = experts.global_prior(len(states), panel.params.prior_global)
+    routed = build(experts.global_prior(len(states), panel.params.prior_global))
     if adapted_by.start == "prior":
-        routed = build(prior)
         return lambda _image: routed
 
     def by_case(image: Image) -> nn.Module:
         if adapted_by.start == "random":
             seed = panel.predictor.federation.params.seed
-            return experts.randomise(build(prior), generator=seeds.generator(seed, "gates", panel.site, image.name))
+            return experts.randomise(routed, generator=seeds.generator(seed, "gates", panel.site, image.name))
         free = panel.params.router.model_copy(update={"fallback": "none"})
         made = router.route(template, states, image.voxels, params=free, geometry=panel.geometry, device=panel.predictor.device)
         return build(made.weights)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from fedsilo.errors import StateMismatchError
 from fedsilo.federation import inside, states
@@ -19,9 +18,6 @@ from fedsilo.types import EntryRole
 
 PERSONAL, MOMENTS, MIX = "personal.", "moments.", "mix"
 """Names in what a site keeps under Ditto and APFL: its own model, that model's moments, APFL's mix."""
-
-NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-"""Layers that FedBN keeps at the site."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def private_entries(network: nn.Module, algorithm: AlgorithmParams) -> frozenset
     roles = states.roles(network)
     match algorithm.name:
         case "fedbn":
-            owners = [name for name, module in network.named_modules() if isinstance(module, NORM_TYPES)]
+            owners = [name for name, module in network.named_modules() if isinstance(module, networks.NORM_TYPES)]
             found = {entry for entry in roles if entry.rpartition(".")[0] in owners}
         case "silobn":
             found = set(inside.statistics_entries(roles))
@@ -139,7 +135,9 @@ def take_turn(
     states.restore(network, hold(server, private, names))
     match algorithm.name:
         case "apfl":
-            return _apfl_turn(network, server, private or {}, algorithm, stretch, initial_moments)
+            return _apfl_turn(
+                network, server, private or {}, algorithm=algorithm, stretch=stretch, initial_moments=initial_moments
+            )
         case "fedrep":
             trained = _fedrep(network, names, algorithm, stretch, initial_moments)
         case "fedprox":
@@ -179,10 +177,11 @@ def _ditto_model(
     return _under(PERSONAL, own) | _kept_moments(trained.moments, stretch), own
 
 
-def _apfl_turn(  # noqa: PLR0917  # the arguments of take_turn
+def _apfl_turn(
     network: nn.Module,
     server: StateDict,
     private: StateDict,
+    *,
     algorithm: AlgorithmParams,
     stretch: Stretch,
     initial_moments: StateDict | None,

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from fedsilo.errors import RoutingError
@@ -23,9 +22,6 @@ GateTie = Literal["layer", "stage", "network"]
 
 ROUTED_TYPES = (_ConvNd, nn.Linear)
 """Conv1-3d, ConvTranspose1-3d and Linear."""
-
-NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-"""Their scale, shift and statistics start from the prior's mixture; scale and shift are trained."""
 
 ACTIVATION_TYPES = (nn.PReLU,)
 """Their weights are the prior's mixture and stay so."""
@@ -105,7 +101,7 @@ def build(
     for name, module in network.named_modules():
         if isinstance(module, ROUTED_TYPES):
             replacements[id(module)] = _route(module, name, states, offset=offsets[name], gate=gate)
-        elif isinstance(module, NORM_TYPES):
+        elif isinstance(module, networks.NORM_TYPES):
             module.requires_grad_(requires_grad=True)
     if not replacements:
         raise RoutingError(f"cannot route {type(network).__name__}: it has no convolution or linear layer")
@@ -152,7 +148,7 @@ def norm_parameters(routed: nn.Module) -> list[nn.Parameter]:
     return [
         parameter
         for module in routed.modules()
-        if isinstance(module, NORM_TYPES)
+        if isinstance(module, networks.NORM_TYPES)
         for parameter in module.parameters(recurse=False)
     ]
 
@@ -251,7 +247,7 @@ def _check_weighted(network: nn.Module) -> None:
     for name, module in network.named_modules():
         own = dict(module.named_parameters(recurse=False))
         where = f"{name or 'the network itself'} ({type(module).__name__})"
-        if own and not isinstance(module, ROUTED_TYPES + NORM_TYPES + ACTIVATION_TYPES):
+        if own and not isinstance(module, ROUTED_TYPES + networks.NORM_TYPES + ACTIVATION_TYPES):
             raise RoutingError(
                 f"cannot route {where}: it holds {', '.join(sorted(own)[:3])}, and only convolutions and linear layers are routed"
             )

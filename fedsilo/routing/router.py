@@ -18,9 +18,6 @@ from fedsilo.segmentation import inference
 from fedsilo.tensors import StateDict
 from fedsilo.types import CLASS_DIM
 
-PASSES_BESIDE_EXPERTS = 3
-"""Passes over the pieces beside those of the experts: the averaged model, its mirrored view, the fallback's mirrored view."""
-
 VARIANCE_FLOOR = 1e-3
 SMALLEST_TEMPERATURE = 1e-6
 CERTAIN_REST = 0.95
@@ -102,7 +99,10 @@ def route(
     if not states:
         raise RoutingError("cannot route: got no expert, expected at least one")
     network = copy.deepcopy(template).to(device).eval().requires_grad_(requires_grad=False)
-    share = (params.budget - 1) / (len(states) + PASSES_BESIDE_EXPERTS)
+    judged = {"none": 0, "global": 1, "ensemble": len(states)}[params.fallback]  # models of the fallback
+    # over the pieces: each expert, the averaged model, and with a gate the mirrored views of it and of the fallback
+    num_passes = len(states) + 1 + (1 + judged if judged else 0)
+    share = (params.budget - 1) / num_passes
     seen = pieces.spread(image, share=share, geometry=geometry).to(device)
     logits, evidence = [], []
     for state in states:
@@ -119,14 +119,12 @@ def route(
     norms.settle(averaged)
     state = states_module.snapshot(averaged)
     cost = pieces.share_of(seen, image, geometry=geometry)
-    quality, fallback_quality, passes = None, None, 1 + cost * (len(states) + 1)
-    if params.fallback != "none":
+    quality, fallback_quality = None, None
+    if judged:
         quality = _quality(adapted, _mirrored(averaged, seen))
-        basis = logits[:1] if params.fallback == "global" else logits
-        fallback_quality = _fallback_quality(averaged, states[: len(basis)], basis, seen)
-        passes += cost * (1 + len(basis))
+        fallback_quality = _fallback_quality(averaged, states[:judged], logits[:judged], seen)
     kept = quality is None or fallback_quality is None or quality >= fallback_quality + params.gain
-    return Routed(state, weights, tuple(evidence), quality, fallback_quality, kept, passes)
+    return Routed(state, weights, tuple(evidence), quality, fallback_quality, kept, 1 + cost * num_passes)
 
 
 def weigh(evidence: Sequence[Evidence], params: RouterParams) -> tuple[float, ...]:

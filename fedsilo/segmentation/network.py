@@ -6,10 +6,14 @@ from typing import cast
 import torch
 from monai.networks.nets import UNet
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from fedsilo.errors import ParamsError
 from fedsilo.params import NetworkParams
+
+NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""Norm layers: what FedBN keeps at a site, and what an outside site trains beside its gates."""
 
 PROBE_EDGE = 32
 """Edge of the image that a network is tried on: a multiple of what any of ours needs."""

@@ -93,7 +93,7 @@ def test_an_expert_that_knows_the_scanner_is_preferred():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("fallback", ["global", "none"])
+@pytest.mark.parametrize("fallback", ["global", "ensemble", "none"])
 @pytest.mark.parametrize("budget", [3.0, 6.0])
 def test_it_costs_no_more_than_the_budget(dims, fallback, budget):
     made = run(dims, fallback=fallback, budget=budget)
