@@ -193,7 +193,9 @@ def _fallback_quality(network: nn.Module, states: Sequence[StateDict], logits: S
 
 
 def _average(logits: Sequence[Tensor]) -> Tensor:
-    """Average probabilities; given as their logarithms, which are logits of the same probabilities."""
+    """Average probabilities; given as logits: their logarithms, or what a single model gave."""
+    if len(logits) == 1:
+        return logits[0]
     return torch.stack([found.log_softmax(CLASS_DIM) for found in logits]).logsumexp(dim=0) - math.log(len(logits))
 
 

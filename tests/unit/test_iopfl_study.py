@@ -67,6 +67,29 @@ def test_every_run_of_a_study_has_valid_params(repository, name):
     assert len(listed) == 1 + 6 + len(entry.sites)
 
 
+def test_the_study_on_volumes_has_valid_params_and_comparisons(repository, study):
+    folder, listed = repository / "studies" / "iopfl-3d", set()
+    for key, stage, items in stages_of(repository, "iopfl-3d"):
+        for item in items:
+            for overlays in overlays_of(repository, stage, item):
+                entry, params = roster.load_run(
+                    repository / "studies/iopfl/cohort.yaml", repository / "params.yaml", overlays=overlays
+                )
+                assert params.federate.network.spatial_dims == 3
+                if key == "without":
+                    assert set(params.federate.participants) == {site.name for site in entry.sites} - {item}
+                listed.add((key, item))
+    assert listed == {("fedavg", ""), ("without", "ct-c"), ("without", "mr-c")}
+
+    methods = {
+        "inside": {study.inside_method("fedavg", method) for method in params.inside.methods},
+        "outside": {*params.outside.methods, *params.outside.adaptations},
+    }
+    for question in study.questions(folder / "comparisons.yaml"):
+        for pair in question.pairs:
+            assert set(pair) <= methods[question.phase], pair
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_comparison_is_between_methods_of_the_study(repository, study, name):
     folder = repository / "studies" / "iopfl"
