@@ -1,10 +1,11 @@
-"""What the methods at an outside site cost: time a case against the global model's prediction, and the states they hold.
+"""What the methods at an outside site cost: time a case against the global model's prediction, models held, peak memory.
 
     python benchmarks/outside.py [--repeats N] [--experts N] [--slices N]
 
 All methods see one case with the network of params.yaml, in turns in one process with one thread; each number is the median
 of the repeats. Weights are random: time does not depend on them. An adaptation's time is that of learning, merging and
-predicting.
+predicting. Memory is the peak of a process of its own for each method, above that of the process that only loads the models;
+read from /proc, so on Linux.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import json
 import platform
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -98,8 +101,26 @@ def methods(num_experts: int, num_slices: int) -> tuple[dict[str, Callable[[], o
     return made, sum(value.numel() * value.element_size() for value in found[0].values())
 
 
+def peak_mib(name: str | None, num_experts: int, num_slices: int) -> float:
+    """Measure the peak memory of this process after one case by a method; without a name, after loading the models."""
+    torch.set_num_threads(1)
+    functions, _ = methods(num_experts, num_slices)
+    if name is not None:
+        functions[name]()
+    # not ru_maxrss, which a process inherits from the one that started it
+    line = next(line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def extra_mib(names: list[str], num_experts: int, num_slices: int) -> dict[str, float]:
+    """Measure what each method needs beyond the models, in a fresh process each."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        loaded, *peaks = pool.map(peak_mib, [None, *names], [num_experts] * (len(names) + 1), [num_slices] * (len(names) + 1))
+    return {name: round(peak - loaded, 1) for name, peak in zip(names, peaks, strict=True)}
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Print seconds, ratios and states as JSON."""
+    """Print seconds, ratios, models and memory as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--experts", type=int, default=7)
@@ -117,6 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         "model_mib": round(model_bytes / 2**20, 2),
         "seconds_global": round(seconds["global"], 4),
         "times_global": {name: round(value / seconds["global"], 2) for name, value in seconds.items()},
+        "extra_mib": extra_mib(list(functions), options.experts, options.slices),
         "models_held": {name: held.get(name, options.experts) for name in functions},
     }
     sys.stdout.write(json.dumps(result, indent=2) + "\n")

@@ -104,12 +104,14 @@ def route(
     num_passes = len(states) + 1 + (1 + judged if judged else 0)
     share = (params.budget - 1) / num_passes
     seen = pieces.spread(image, share=share, geometry=geometry).to(device)
-    logits, evidence = [], []
-    for state in states:
+    logits, mirrored, evidence = [], [], []
+    for index, state in enumerate(states):
         states_module.restore(network, state)
         measured, found = norms.input_moments(network, seen.items)
         logits.append(inference.crop(found, seen.size))
         evidence.append(Evidence(_distance(network, measured), _entropy(logits[-1])))
+        if index < judged:
+            mirrored.append(_mirrored(network, seen))
     weights = weigh(evidence, params)
     states_module.restore(network, experts.mixture(states, weights))
     rho = params.source_slices / (params.source_slices + _num_slices(seen))
@@ -122,7 +124,7 @@ def route(
     quality, fallback_quality = None, None
     if judged:
         quality = _quality(adapted, _mirrored(averaged, seen))
-        fallback_quality = _fallback_quality(averaged, states[:judged], logits[:judged], seen)
+        fallback_quality = _quality(_average(logits[:judged]), _average(mirrored))
     kept = quality is None or fallback_quality is None or quality >= fallback_quality + params.gain
     return Routed(state, weights, tuple(evidence), quality, fallback_quality, kept, 1 + cost * num_passes)
 
@@ -181,15 +183,6 @@ def _quality(logits: Float[Tensor, "b k *space"], mirrored: Float[Tensor, "b k *
     if not overlaps or not bool(organs.any()):
         return 0.0
     return sum(overlaps) / len(overlaps) * float(certainty[organs].double().mean())
-
-
-def _fallback_quality(network: nn.Module, states: Sequence[StateDict], logits: Sequence[Tensor], seen: pieces.Pieces) -> float:
-    """Measure the quality of one model, or of the averaged probabilities of several; overwrites the network's state."""
-    mirrored = []
-    for state in states:
-        states_module.restore(network, state)
-        mirrored.append(_mirrored(network, seen))
-    return _quality(_average(logits), _average(mirrored))
 
 
 def _average(logits: Sequence[Tensor]) -> Tensor:
