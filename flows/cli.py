@@ -14,17 +14,19 @@ from fedsilo.params import Params
 from tasks.paths import RunPaths
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+ALL_METRICS = "all"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a phase is asked to do; several times over if there are ``seeds``."""
+    """What a phase is asked to do; several times over if there are ``seeds``; scored with distances if ``surfaces``."""
 
     roster: Roster
     params: Params
     paths: RunPaths
     data_root: Path
     seeds: tuple[int, ...] = ()
+    surfaces: bool = True
 
     def repeats(self) -> tuple["Run", ...]:
         """Give the run once for each seed, with results in ``<run>--s<seed>``; without seeds the run as it is."""
@@ -74,18 +76,34 @@ def resolve(options: argparse.Namespace) -> Run:
     roster, params = rosters.load_run(options.cohort, options.params, options.set, overlays=options.overlay)
     paths = RunPaths(workspace=options.workspace, cohort=roster.name, run=options.run or roster.name)
     root = options.workspace / rosters.data_root(roster, params)
-    seeds = tuple(dict.fromkeys(vars(options).get("seeds") or ()))
-    return Run(roster=roster, params=params, paths=paths, data_root=root, seeds=seeds)
+    given = vars(options)
+    seeds = tuple(dict.fromkeys(given.get("seeds") or ()))
+    surfaces = given.get("metrics", ALL_METRICS) == ALL_METRICS
+    return Run(roster=roster, params=params, paths=paths, data_root=root, seeds=seeds, surfaces=surfaces)
+
+
+def add_metrics(made: argparse.ArgumentParser) -> None:
+    """Add the option of phases that score."""
+    made.add_argument(
+        "--metrics", choices=(ALL_METRICS, "dice"), default=ALL_METRICS, help="dice: no surface distances (default: %(default)s)"
+    )
 
 
 def phase(
-    description: str | None, body: Callable[[Run], object], argv: Sequence[str] | None = None, *, repeatable: bool = False
+    description: str | None,
+    body: Callable[[Run], object],
+    argv: Sequence[str] | None = None,
+    *,
+    repeatable: bool = False,
+    scoring: bool = False,
 ) -> int:
     """Run one phase: read the options, call ``body``, and turn an error a user can act on into one line and exit code 1.
 
-    A ``repeatable`` phase has the option ``--seeds``.
+    A ``repeatable`` phase has the option ``--seeds``, one that is ``scoring`` has ``--metrics``.
     """
     made = parser(description)
+    if scoring:
+        add_metrics(made)
     if repeatable:
         made.add_argument(
             "--seeds", type=_seed, nargs="+", metavar="SEED", help="run once for each seed, side by side, as NAME--s<seed>"

@@ -28,9 +28,8 @@ def compare_runs(comparison: Comparison) -> None:
 def body(run: cli.Run, options: Namespace) -> None:
     """Hold the comparison's folder and a process a site while the flow runs."""
     comparison = Comparison(
-        federation=Federation(roster=run.roster, params=run.params, paths=run.paths),
+        federation=Federation(roster=run.roster, params=run.params, paths=run.paths, surfaces=run.surfaces),
         runs=compare.find_runs(run.paths.workspace, options.runs),
-        surfaces=options.metrics == "all",
     )
     runtime = run.params.runtime
     with (
@@ -44,9 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the phase from the command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="folders in runs/, or patterns: fedgin/*")
-    parser.add_argument(
-        "--metrics", choices=("all", "dice"), default="all", help="dice: without surface distances (default: %(default)s)"
-    )
+    cli.add_metrics(parser)
     options = parser.parse_args(argv)
     return cli.guard(lambda: body(cli.resolve(options), options))
 

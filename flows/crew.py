@@ -15,7 +15,10 @@ def assembled(run: cli.Run, *, preload: Sequence[str] = workers.NETWORKS) -> Ite
     Raises:
         OutputError: Another process works in one of the folders.
     """
-    federations = tuple(Federation(roster=repeat.roster, params=repeat.params, paths=repeat.paths) for repeat in run.repeats())
+    federations = tuple(
+        Federation(roster=repeat.roster, params=repeat.params, paths=repeat.paths, surfaces=repeat.surfaces)
+        for repeat in run.repeats()
+    )
     runtime = run.params.runtime
     with ExitStack() as held:
         for federation in federations:

@@ -41,7 +41,7 @@ def body(run: cli.Run) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the phase from the command line."""
-    return cli.phase(__doc__, body, argv, repeatable=True)
+    return cli.phase(__doc__, body, argv, repeatable=True, scoring=True)
 
 
 if __name__ == "__main__":

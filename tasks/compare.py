@@ -30,7 +30,6 @@ class Comparison:
 
     federation: Federation
     runs: tuple[str, ...]
-    surfaces: bool
 
     @property
     def sites(self) -> list[str]:
@@ -91,7 +90,7 @@ def evaluate_site(*, site: str, comparison: Comparison, device: str) -> Path:
         case = preprocess.load(folder / row.file)
         for run, model in models.items():
             prediction = scoring.Prediction(run, predictor.predict(case.image, model.state), model.sha256, model.round_index)
-            outcome = scoring.score(model.federation, site, row, case, prediction, drawn=False, surfaces=comparison.surfaces)
+            outcome = scoring.score(model.federation, site, row, case, prediction, drawn=False)
             rows += outcome.rows
     return cases.write(rows, comparison.parts_dir / f"{site}.csv")
 

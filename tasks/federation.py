@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Federation:
-    """What every task of one federation needs: ids, paths and frozen params."""
+    """What every task of one federation needs: ids, paths and frozen params.
+
+    ``surfaces``: whether scores hold distances between surfaces; no model depends on it.
+    """
 
     roster: Roster
     params: Params
     paths: RunPaths
     journal_name: str = "federate"
+    surfaces: bool = True
 
     @property
     def members(self) -> Mapping[str, Mapping[str, int | None]]:

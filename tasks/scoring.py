@@ -99,7 +99,6 @@ def score(
     prediction: Prediction,
     *,
     drawn: bool,
-    surfaces: bool = True,
 ) -> Outcome:
     """Score a prediction on the stored grid, over the organs that the site annotates."""
     from fedsilo.cohort import preprocess
@@ -113,7 +112,7 @@ def score(
         case.native_label,
         organs={value: roster.organs[value] for value in sites.annotated(row)},
         spacing_mm=spacing_mm,
-        surfaces=surfaces,
+        surfaces=federation.surfaces,
     )
     rows = cases.rows(
         scores,

@@ -80,6 +80,22 @@ def test_every_method_scored_every_test_case(first):
         assert len(rows) == num_cases * len(methods) * 5
 
 
+def scores(made, phase):
+    with (made.folder / f"runs/demo/{phase}_evaluation/cases.csv").open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_dice_alone_is_the_same_dice_and_can_be_reported(tmp_path, first):
+    made = first.copy(tmp_path / "run")
+    for phase, name in ((inside, "inside"), (outside, "outside")):
+        assert phase.main(made.arguments("--metrics", "dice")) == 0
+        slow = {"hd95", "assd", "nsd"}
+        assert {row["metric"] for row in scores(first, name)} - {row["metric"] for row in scores(made, name)} == slow
+        assert scores(made, name) == [row for row in scores(first, name) if row["metric"] not in slow]
+
+    assert report.main(made.arguments()) == 0
+
+
 def test_one_site_at_a_time_in_a_fresh_folder_gives_the_same_bytes(tmp_path, first, make_workspace):
     """Phantoms, preparation and all phases again, with another number of processes."""
     other = make_workspace(tmp_path / "other", parallel_sites=1)
