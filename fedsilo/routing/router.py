@@ -75,11 +75,12 @@ def route(
 ) -> Routed:
     """Weigh experts for a case, average them, and decide whether to use the result.
 
-    Each expert sees a few slices, spread evenly, as many as the budget allows. With D its BatchNorm distance and H its entropy,
-    ``w ~ exp(-D / T_D - H / T_H)``, ``T_D`` a share of the median distance. The states are averaged with these weights; the
-    BatchNorm statistics are then mixed with those of the slices, layer by layer, ``rho = n / (n + slices)`` of the average's. The
-    quality of a model is the overlap of its organs with those that it sees in the mirrored image, times their mean probability:
-    the averaged model is used only if its quality exceeds that of the fallback by ``params.gain``.
+    Each expert sees a few slices, spread evenly: ``params.slices``, or as many as the budget allows; of a volume a block of that
+    share. With D its BatchNorm distance and H its entropy, ``w ~ exp(-D / T_D - H / T_H)``, ``T_D`` a share of the median
+    distance. The states are averaged with these weights; the BatchNorm statistics are then mixed with those of the slices, layer
+    by layer, ``rho = n / (n + slices)`` of the average's. The quality of a model is the overlap of its organs with those that it
+    sees in the mirrored image, times their mean probability: the averaged model is used only if its quality exceeds that of the
+    fallback by ``params.gain``.
 
     Args:
         template: Gives the architecture; not modified.
@@ -102,7 +103,7 @@ def route(
     judged = {"none": 0, "global": 1, "ensemble": len(states)}[params.fallback]  # models of the fallback
     # over the pieces: each expert, the averaged model, and with a gate the mirrored views of it and of the fallback
     num_passes = len(states) + 1 + (1 + judged if judged else 0)
-    share = (params.budget - 1) / num_passes
+    share = min((params.budget - 1) / num_passes, params.slices / image.shape[1])
     seen = pieces.spread(image, share=share, geometry=geometry).to(device)
     logits, mirrored, evidence = [], [], []
     for index, state in enumerate(states):
@@ -134,7 +135,7 @@ def weigh(evidence: Sequence[Evidence], params: RouterParams) -> tuple[float, ..
 
     Example:
         >>> params = RouterParams(
-        ...     budget=3, distance_temperature=1, entropy_temperature=1, source_slices=0, gain=0, fallback="none"
+        ...     budget=3, slices=4, distance_temperature=1, entropy_temperature=1, source_slices=0, gain=0, fallback="none"
         ... )
         >>> [round(weight, 3) for weight in weigh([Evidence(1.0, 0.5), Evidence(1.0, 0.5), Evidence(3.0, 0.5)], params)]
         [0.468, 0.468, 0.063]

@@ -3,7 +3,8 @@
     python studies/iopfl-tuning/tune.py --cohort FILE --base FILE --runs FOLDER --out FOLDER
 
 ``FOLDER`` holds ``without-<site>--s<seed>``. Gains are Dice, mean over organs, minus that of the global
-model on the same case. The cohort has no patient in common with the studies that the router is judged in.
+model on the same case. The cohort has no patient in common with the studies that the router is judged in;
+its scanners are those of studies/iopfl and two more.
 """
 
 import argparse
@@ -43,11 +44,17 @@ OFF = 1e6
 """A temperature that makes evidence weightless, a count of slices beside which a case's are."""
 
 TRIED: Mapping[str, tuple[float, ...]] = {
-    "distance_temperature": (0.2, 0.35, 0.5, 1.0, 2.0, OFF),
-    "entropy_temperature": (0.01, 0.02, 0.03, 0.05, OFF),
-    "source_slices": (1.0, 4.0, 8.0, 16.0, OFF),
-    "budget": (2.0, 2.25, 2.5, 3.0, 4.0, 10.0),
+    "distance_temperature": (0.2, 0.5, 1.0, 2.0, OFF),
+    "entropy_temperature": (0.02, 0.035, 0.05, 0.1, OFF),
+    "source_slices": (4.0, 8.0, 16.0, 32.0, OFF),
+    "slices": (1, 2, 3, 4, 8, 16),
 }
+SLICES = 3
+"""What the shipped budget allows with six experts and 16 slices, as in studies/iopfl."""
+
+BUDGET = 16.0
+"""Of every setting: enough for as many slices as it asks for."""
+
 NO_GATE = -1.0
 GAINS = (NO_GATE, -0.05, -0.02, 0.0, 0.01, 0.02, 0.05)
 """Tried on the same models."""
@@ -66,18 +73,17 @@ class Trial:
 
 
 def trials(shipped: RouterParams) -> list[Trial]:
-    """List the shipped setting, then each change of one knob.
+    """List the shipped setting with three slices, then each change of one knob.
 
     Raises:
         ParamsError: The fallback is not the global model.
     """
     if shipped.fallback != "global":
         raise ParamsError(f"gains are those over the global model: expected fallback global, got {shipped.fallback}")
-    found = [Trial(SHIPPED, 0.0, shipped)]
+    free = shipped.model_copy(update={"budget": BUDGET, "slices": SLICES})
+    found = [Trial(SHIPPED, 0.0, free)]
     for knob, values in TRIED.items():
-        found += [
-            Trial(knob, value, shipped.model_copy(update={knob: value})) for value in values if value != getattr(shipped, knob)
-        ]
+        found += [Trial(knob, value, free.model_copy(update={knob: value})) for value in values if value != getattr(free, knob)]
     return found
 
 

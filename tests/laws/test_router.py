@@ -17,7 +17,7 @@ from fedsilo.routing.pieces import Geometry
 from fedsilo.routing.router import Evidence
 
 PARAMS = RouterParams(
-    budget=3.0, distance_temperature=0.2, entropy_temperature=0.02, source_slices=16, gain=0.01, fallback="global"
+    budget=3.0, slices=16, distance_temperature=0.2, entropy_temperature=0.02, source_slices=16, gain=0.01, fallback="global"
 )
 GEOMETRY = {2: Geometry(2, 4), 3: Geometry(3, 4)}
 numbers = st.floats(0, 1)
@@ -99,6 +99,14 @@ def test_it_costs_no_more_than_the_budget(dims, fallback, budget):
     made = run(dims, fallback=fallback, budget=budget)
 
     assert 1 < made.passes <= budget
+
+
+def test_experts_see_no_more_slices_than_asked_for():
+    few, many = (run(2, fallback="global", budget=1000.0, slices=slices) for slices in (1, 2))
+
+    assert few.passes > 1
+    assert many.passes - 1 == pytest.approx(2 * (few.passes - 1))
+    assert run(2, fallback="global", budget=few.passes, slices=2).passes == few.passes
 
 
 def test_the_passes_are_those_that_are_made():
