@@ -10,6 +10,8 @@ from torch import Tensor
 from fedsilo.segmentation import inference
 
 SLICE_DIMS = 2
+ROUNDING = 1e-9
+"""So that a share of n slices that was made from k of them gives k."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def spread(image: Float[Tensor, "c z y x"], *, share: float, geometry: Geometry)
     padded = inference.pad_to_divisor(items, geometry.divisor)
     size = tuple(items.shape[2:])
     if geometry.spatial_dims == SLICE_DIMS:
-        count = min(len(padded), max(1, int(share * len(padded))))
+        count = min(len(padded), max(1, int(share * len(padded) + ROUNDING)))
         chosen = ((torch.arange(count, dtype=torch.float64) + 0.5) * len(padded) / count).long()
         return Pieces(padded[chosen], size)
     factor, divisor = min(share, 1.0) ** (1 / 3), geometry.divisor

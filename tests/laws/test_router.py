@@ -109,6 +109,11 @@ def test_experts_see_no_more_slices_than_asked_for():
     assert run(2, fallback="global", budget=few.passes, slices=2).passes == few.passes
 
 
+@pytest.mark.parametrize(("asked", "num_slices"), [(3, 47), (4, 49), (7, 55), (4, 40)])
+def test_a_share_made_from_slices_gives_these_slices(asked, num_slices):
+    assert len(pieces.spread(image(num_slices, 8, 8), share=asked / num_slices, geometry=GEOMETRY[2]).items) == asked
+
+
 def test_the_passes_are_those_that_are_made():
     seen = []
     template = network(2)
