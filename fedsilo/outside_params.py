@@ -65,6 +65,7 @@ class RouterParams(Section):
         description="forward passes of one model over the case that weights, gate and prediction may cost together"
     )
     slices: Count = Field(description="of a case that every expert sees, at most; fewer if the budget allows no more")
+    prior_global: Annotated[float, Field(gt=0, lt=1)] = Field(description="weight of the global model where evidence is equal")
     distance_temperature: Positive = Field(description="of BatchNorm distances, as a share of their median over experts")
     entropy_temperature: Positive
     source_slices: Annotated[float, Field(ge=0)] = Field(

@@ -76,11 +76,12 @@ def route(
     """Weigh experts for a case, average them, and decide whether to use the result.
 
     Each expert sees a few slices, spread evenly: ``params.slices``, or as many as the budget allows; of a volume a block of that
-    share. With D its BatchNorm distance and H its entropy, ``w ~ exp(-D / T_D - H / T_H)``, ``T_D`` a share of the median
-    distance. The states are averaged with these weights; the BatchNorm statistics are then mixed with those of the slices, layer
-    by layer, ``rho = n / (n + slices)`` of the average's. The quality of a model is the overlap of its organs with those that it
-    sees in the mirrored image, times their mean probability: the averaged model is used only if its quality exceeds that of the
-    fallback by ``params.gain``.
+    share. With D its BatchNorm distance, H its entropy and pi its prior, ``w ~ pi exp(-D / T_D - H / T_H)``, ``T_D`` a share of
+    the median distance; of the priors ``params.prior_global`` is the global model's, the others share the rest. The states are
+    averaged with these weights; the BatchNorm statistics are then mixed with those of the slices, layer by layer, ``rho = n / (n
+    + slices)`` of the average's. The quality of a model is the overlap of its organs with those that it sees in the mirrored
+    image, times their mean probability: the averaged model is used only if its quality exceeds that of the fallback by
+    ``params.gain``.
 
     Args:
         template: Gives the architecture; not modified.
@@ -131,19 +132,29 @@ def route(
 
 
 def weigh(evidence: Sequence[Evidence], params: RouterParams) -> tuple[float, ...]:
-    """Turn evidence into weights that sum to one; equal evidence gives equal weights.
+    """Turn evidence into weights that sum to one, the global model first; equal evidence gives the prior.
 
     Example:
         >>> params = RouterParams(
-        ...     budget=3, slices=4, distance_temperature=1, entropy_temperature=1, source_slices=0, gain=0, fallback="none"
+        ...     budget=3,
+        ...     slices=4,
+        ...     prior_global=0.5,
+        ...     distance_temperature=1,
+        ...     entropy_temperature=1,
+        ...     source_slices=0,
+        ...     gain=0,
+        ...     fallback="none",
         ... )
         >>> [round(weight, 3) for weight in weigh([Evidence(1.0, 0.5), Evidence(1.0, 0.5), Evidence(3.0, 0.5)], params)]
-        [0.468, 0.468, 0.063]
+        [0.638, 0.319, 0.043]
     """
     distances = torch.tensor([entry.distance for entry in evidence], dtype=torch.float64)
     entropies = torch.tensor([entry.entropy for entry in evidence], dtype=torch.float64)
     temperature = max(params.distance_temperature * float(distances.quantile(0.5)), SMALLEST_TEMPERATURE)
-    return tuple((-distances / temperature - entropies / params.entropy_temperature).softmax(dim=0).tolist())
+    others = len(evidence) - 1
+    priors = [params.prior_global, *[(1 - params.prior_global) / others] * others] if others else [1.0]
+    scores = torch.tensor(priors, dtype=torch.float64).log() - distances / temperature - entropies / params.entropy_temperature
+    return tuple(scores.softmax(dim=0).tolist())
 
 
 def _distance(network: nn.Module, measured: Mapping[str, norms.Moments]) -> float:

@@ -44,6 +44,7 @@ OFF = 1e6
 """A temperature that makes evidence weightless, a count of slices beside which a case's are."""
 
 TRIED: Mapping[str, tuple[float, ...]] = {
+    "prior_global": (0.2, 0.35, 0.5, 0.65, 0.8),
     "distance_temperature": (0.2, 0.5, 1.0, 2.0, OFF),
     "entropy_temperature": (0.02, 0.035, 0.05, 0.1, OFF),
     "source_slices": (4.0, 8.0, 16.0, 32.0, OFF),

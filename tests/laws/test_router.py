@@ -17,7 +17,14 @@ from fedsilo.routing.pieces import Geometry
 from fedsilo.routing.router import Evidence
 
 PARAMS = RouterParams(
-    budget=3.0, slices=16, distance_temperature=0.2, entropy_temperature=0.02, source_slices=16, gain=0.01, fallback="global"
+    budget=3.0,
+    slices=16,
+    prior_global=0.25,
+    distance_temperature=0.2,
+    entropy_temperature=0.02,
+    source_slices=16,
+    gain=0.01,
+    fallback="global",
 )
 GEOMETRY = {2: Geometry(2, 4), 3: Geometry(3, 4)}
 numbers = st.floats(0, 1)
@@ -66,15 +73,30 @@ def run(dims, found=None, case=None, **changes):
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6))
 def test_weights_sum_to_one_and_follow_their_experts(pairs):
     evidence = [Evidence(*pair) for pair in pairs]
+    even = params(prior_global=1 / len(pairs)) if len(pairs) > 1 else PARAMS
 
-    weights = router.weigh(evidence, PARAMS)
+    weights = router.weigh(evidence, even)
 
     assert sum(weights) == pytest.approx(1)
-    assert_close(torch.tensor(router.weigh(evidence[::-1], PARAMS)), torch.tensor(weights[::-1]))
+    assert_close(torch.tensor(router.weigh(evidence[::-1], even)), torch.tensor(weights[::-1]))
     for first, one in zip(evidence, weights, strict=True):
         for second, other in zip(evidence, weights, strict=True):
             if first.distance <= second.distance and first.entropy <= second.entropy:
                 assert one >= other - 1e-12
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=6), st.floats(0.01, 0.99))
+def test_the_prior_is_the_global_models_odds(pairs, prior):
+    evidence = [Evidence(*pair) for pair in pairs]
+    even = torch.tensor(router.weigh(evidence, params(prior_global=1 / len(pairs))))
+
+    weights = torch.tensor(router.weigh(evidence, params(prior_global=prior)))
+
+    expected = even * torch.tensor([prior, *[(1 - prior) / (len(pairs) - 1)] * (len(pairs) - 1)])
+    assert_close(weights, expected / expected.sum())
+    same = router.weigh([evidence[0]] * len(pairs), params(prior_global=prior))
+    assert same[0] == pytest.approx(prior)
 
 
 def test_an_expert_that_knows_the_scanner_is_preferred():
