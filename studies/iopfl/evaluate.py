@@ -375,8 +375,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             files.write_text(options.out / name, text)
         for phase, reference in REFERENCE.items():
             of_phase = [row for row in scored if row.phase == phase]
-            figure = presentation.scores_figure(of_phase, reference=reference, modalities=modalities)
-            files.write_bytes(options.out / f"{phase}.svg", figure)
+            if of_phase:
+                figure = presentation.scores_figure(of_phase, reference=reference, modalities=modalities)
+                files.write_bytes(options.out / f"{phase}.svg", figure)
     except FedsiloError as error:
         sys.stderr.write(f"evaluate: {error}\n")
         return 1

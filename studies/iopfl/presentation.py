@@ -14,16 +14,19 @@ COLOURS = {"CT": "#D55E00", "MR": "#0072B2"}
 
 
 def tables(scores: Sequence[ScoreRow], gains: Sequence[GainRow], harm: Sequence[HarmRow], router: pandas.DataFrame) -> str:
-    """Write scores by site, every question with its comparisons, and harm; the best worst site first."""
-    parts = []
+    """Write scores by site, questions with their comparisons, and harm, best worst site first; phases without runs are left out."""
+    parts, phases = [], {row.phase for row in scores}
     for phase, title in (("inside", "Inside: Dice at each site"), ("outside", "Outside: Dice at each site when it is left out")):
+        if phase not in phases:
+            continue
         parts += [f"## {title}", "Mean over patients, organs and seeds; sorted by the worst site.", _by_site(scores, phase)]
         parts += [f"## {phase.capitalize()}: Dice by organ", _by_organ(scores, phase)]
     for question in dict.fromkeys(row.question for row in gains):
         parts += [f"## {question}", _compared([row for row in gains if row.question == question])]
     for phase, reference in (("inside", "FedAvg"), ("outside", "the global model")):
         chosen = [row for row in harm if row.phase == phase]
-        parts += [f"## {phase.capitalize()}: what happens to single patients, against {reference}", _harm(chosen)]
+        if chosen:
+            parts += [f"## {phase.capitalize()}: what happens to single patients, against {reference}", _harm(chosen)]
     parts += ["## What the router did", _frame(router)]
     return "\n\n".join(parts) + "\n"
 
