@@ -14,7 +14,7 @@ COLOURS = {"CT": "#D55E00", "MR": "#0072B2"}
 
 
 def tables(scores: Sequence[ScoreRow], gains: Sequence[GainRow], harm: Sequence[HarmRow], router: pandas.DataFrame) -> str:
-    """Write scores by site, questions with their comparisons, and harm, best worst site first; phases without runs are left out."""
+    """Write scores by site, questions with their comparisons, and harm, best worst site first; no phase without runs."""
     parts, phases = [], {row.phase for row in scores}
     for phase, title in (("inside", "Inside: Dice at each site"), ("outside", "Outside: Dice at each site when it is left out")):
         if phase not in phases:
