@@ -57,7 +57,7 @@ BUDGET = 16.0
 """Of every setting: enough for as many slices as it asks for."""
 
 NO_GATE = -1.0
-GAINS = (NO_GATE, -0.05, -0.02, 0.0, 0.01, 0.02, 0.05)
+GAINS = (NO_GATE, -0.05, -0.02, 0.0, 0.01, 0.015, 0.02, 0.05)
 """Tried on the same models."""
 
 HARM = 0.05
