@@ -153,8 +153,8 @@ def weigh(evidence: Sequence[Evidence], params: RouterParams) -> tuple[float, ..
     temperature = max(params.distance_temperature * float(distances.quantile(0.5)), SMALLEST_TEMPERATURE)
     others = len(evidence) - 1
     priors = [params.prior_global, *[(1 - params.prior_global) / others] * others] if others else [1.0]
-    scores = torch.tensor(priors, dtype=torch.float64).log() - distances / temperature - entropies / params.entropy_temperature
-    return tuple(scores.softmax(dim=0).tolist())
+    evidenced = torch.tensor(priors, dtype=torch.float64).log() - distances / temperature - entropies / params.entropy_temperature
+    return tuple(evidenced.softmax(dim=0).tolist())
 
 
 def _distance(network: nn.Module, measured: Mapping[str, norms.Moments]) -> float:
