@@ -48,6 +48,17 @@ class ContractParams(Section):
     min_edge_2d: Count = Field(description="pixels; smallest in-plane edge of a slice")
     max_affine_difference: Positive = Field(description="largest entry of |affine of image - affine of label|")
     min_distinct_values: Count = Field(description="distinct intensities that make an image")
+    fov_z_mm: tuple[Positive, Positive] = Field(description="usual field of view along z")
+    fov_yx_mm: tuple[Positive, Positive] = Field(description="usual field of view along y and x")
+    max_pixel_ratio: Annotated[float, Field(ge=1)] = Field(description="larger in-plane spacing over the smaller")
+    oblique_deg: tuple[Positive, Positive] = Field(
+        description="angle of an axis from which on to warn, and to leave the case out"
+    )
+    organ_volume: tuple[Positive, Positive] = Field(description="of an organ that is whole, as shares of its usual volume")
+    near_share: Share = Field(description="of their bits in which the near hashes of images that look alike differ")
+    min_train_patients: Count = Field(description="that an inside site keeps")
+    max_quarantined_share: Share = Field(description="of a site's cases; above it the site stops")
+    min_sites: Count = Field(description="inside sites that must keep the contract")
 
 
 class PrepareParams(Section):

@@ -11,6 +11,7 @@ from fedsilo.cohort import roster as rosters
 from fedsilo.cohort.roster import Roster
 from fedsilo.errors import FedsiloError
 from fedsilo.params import Params
+from tasks import verdicts
 from tasks.paths import RunPaths
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -27,6 +28,11 @@ class Run:
     data_root: Path
     seeds: tuple[int, ...] = ()
     surfaces: bool = True
+
+    @property
+    def standing(self) -> Roster:
+        """The cohort without the sites that the data contract stopped."""
+        return verdicts.standing(self.roster, self.paths)
 
     def repeats(self) -> tuple["Run", ...]:
         """Give the run once for each seed, with results in ``<run>--s<seed>``; without seeds the run as it is."""

@@ -28,7 +28,7 @@ def compare_runs(comparison: Comparison) -> None:
 def body(run: cli.Run, options: Namespace) -> None:
     """Hold the comparison's folder and a process a site while the flow runs."""
     comparison = Comparison(
-        federation=Federation(roster=run.roster, params=run.params, paths=run.paths, surfaces=run.surfaces),
+        federation=Federation(roster=run.standing, params=run.params, paths=run.paths, surfaces=run.surfaces),
         runs=compare.find_runs(run.paths.workspace, options.runs),
     )
     runtime = run.params.runtime

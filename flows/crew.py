@@ -16,7 +16,7 @@ def assembled(run: cli.Run, *, preload: Sequence[str] = workers.NETWORKS) -> Ite
         OutputError: Another process works in one of the folders.
     """
     federations = tuple(
-        Federation(roster=repeat.roster, params=repeat.params, paths=repeat.paths, surfaces=repeat.surfaces)
+        Federation(roster=repeat.standing, params=repeat.params, paths=repeat.paths, surfaces=repeat.surfaces)
         for repeat in run.repeats()
     )
     runtime = run.params.runtime

@@ -15,16 +15,17 @@ from tasks.federation import Federation
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
 )
-def write_report(federation: Federation) -> None:
+def write_report(federation: Federation, stopped: tuple[str, ...]) -> None:
     """Build the report from the result tables."""
-    report.build_report(federation)
+    report.build_report(federation, stopped)
 
 
 def body(run: cli.Run) -> None:
     """Run the flow."""
-    federation = Federation(roster=run.roster, params=run.params, paths=run.paths)
+    federation = Federation(roster=run.standing, params=run.params, paths=run.paths)
     federation.require_sites("report")
-    write_report(federation)
+    left = {site.name for site in federation.roster.sites}
+    write_report(federation, tuple(site.name for site in run.roster.sites if site.name not in left))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ ROW_CONDITIONS: dict[Condition, dict[str, object]] = {
     "ct hu": {"modality": "CT", "intensity_unit": "hu"},
     "mr": {"modality": "MR"},
 }
-NEVER_NULL = frozenset({"readable", "has_label", "num_unmeasured", "patient_num_splits"})
+NEVER_NULL = frozenset({"readable", "has_label", "num_unmeasured", "num_traces", "patient_num_splits"})
 REMOTE = re.compile(
     r"<link[^>]*href=[\"']https?:[^>]*>|<script[^>]*src=[\"']https?:[^>]*>\s*</script>|<img[^>]*src=[\"']https?:[^>]*>"
 )
@@ -59,8 +59,8 @@ class Checked:
     page: str
 
 
-def check(rows_by_site: Mapping[str, Sequence[Facts]], rules: Sequence[Rule]) -> dict[str, Checked]:
-    """Evaluate all rules on every site's facts; every finding is collected, none stops the others.
+def check(rows_by_site: Mapping[str, Sequence[Facts]], rules: Sequence[Rule], organs: Sequence[str]) -> dict[str, Checked]:
+    """Evaluate all rules on every site's facts; every finding is collected, none stops the others. Organs without background.
 
     Raises:
         ContractError: A rule itself could not be evaluated: a fault of the contract, not of the data.
@@ -74,7 +74,7 @@ def check(rows_by_site: Mapping[str, Sequence[Facts]], rules: Sequence[Rule]) ->
     context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_pandas("facts")
     made = [
-        expectations.ExpectTableColumnsToMatchSet(column_set=list(facts.COLUMNS), exact_match=True),
+        expectations.ExpectTableColumnsToMatchSet(column_set=list(facts.columns(organs)), exact_match=True),
         expectations.ExpectTableRowCountToBeBetween(min_value=1),
         *(expectation for index, rule in enumerate(rules) for expectation in _expectations(rule, index)),
     ]
@@ -87,7 +87,7 @@ def check(rows_by_site: Mapping[str, Sequence[Facts]], rules: Sequence[Rule]) ->
             great_expectations.ValidationDefinition(name=f"facts of {site}", data=batch, suite=suite)
         )
         outcome = definition.run(
-            batch_parameters={"dataframe": facts.to_frame(rows)},
+            batch_parameters={"dataframe": facts.to_frame(rows, organs)},
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["site", "case"]},
         )
         checked[site] = Checked(_findings(outcome, rows, rules, site), _stable(_offline(_render(outcome))))
@@ -108,9 +108,26 @@ def _findings(outcome: Any, rows: Sequence[Facts], rules: Sequence[Rule], site: 
         if "index" not in meta:
             raise ContractError(f"site {site}: the facts table is not as expected: {result.expectation_config.type}")
         rule = rules[meta["index"]]
-        for failed in result.result.get("unexpected_index_list") or []:
-            findings.setdefault((meta["index"], failed["case"]), _finding(rule, by_case[failed["case"]]))
+        failing = sorted(failed["case"] for failed in result.result.get("unexpected_index_list") or [])
+        if rule.unique:
+            failing = _later(failing, by_case, rule.column)
+        for case in failing:
+            findings.setdefault((meta["index"], case), _finding(rule, by_case[case]))
     return tuple(findings[key] for key in sorted(findings))
+
+
+def _later(cases: Sequence[str], by_case: Mapping[str, Facts], column: str) -> list[str]:
+    """Leave out the first case of each value: of copies, one stays."""
+    from fedsilo.cohort import facts
+
+    seen: set[object] = set()
+    later = []
+    for case in cases:
+        value = facts.value_of(by_case[case], column)
+        if value in seen:
+            later.append(case)
+        seen.add(value)
+    return later
 
 
 def _expectations(rule: Rule, index: int) -> list[object]:
@@ -143,7 +160,9 @@ def _expectations(rule: Rule, index: int) -> list[object]:
 
 def _finding(rule: Rule, row: Facts) -> Finding:
     """Say what a case has instead of what the rule expects."""
-    value = getattr(row, rule.shown or rule.column)
+    from fedsilo.cohort import facts
+
+    value = facts.value_of(row, rule.shown or rule.column)
     got = "nothing measured" if value is None or (isinstance(value, float) and math.isnan(value)) else _text(value)
     return Finding(
         rule=rule.rule,

@@ -38,7 +38,11 @@ class Federation:
     @property
     def members(self) -> Mapping[str, Mapping[str, int | None]]:
         """Inside sites behind each participant, and how many of their training patients take part (None: all)."""
-        return self.params.federate.participants or {site.name: {site.name: None} for site in self.roster.inside}
+        inside = {site.name for site in self.roster.inside}
+        asked = self.params.federate.participants or {name: {name: None} for name in sorted(inside)}
+        # a site that the data contract stopped is not in the roster
+        held = {name: {site: number for site, number in sites.items() if site in inside} for name, sites in asked.items()}
+        return {name: sites for name, sites in held.items() if sites}
 
     @property
     def sites(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,8 +22,12 @@ from tasks import workers
 from tasks.paths import RunPaths
 
 if TYPE_CHECKING:
-    from fedsilo.cohort.contract import Finding, Rule
+    from fedsilo.cohort.contract import Finding
     from fedsilo.cohort.facts import Facts
+
+
+SIMULATED_KEY = "fedsilo: sites of "
+"""Prefix of the key under which the sites of a cohort on one machine compare images; no secret, as who has it has the images."""
 
 
 @dataclass(frozen=True)
@@ -60,47 +65,92 @@ def measure(site: str, preparation: Preparation) -> Path:
     persist_result=False,
 )
 def check(preparation: Preparation) -> None:
-    """Check every site's facts and those between sites, write the verdicts, and stop if a case breaks a rule.
+    """Check every site's facts and what sites say to each other, and write the verdicts.
 
     Raises:
-        ContractError: At least one finding stops the flow; one line with all that do.
+        ContractError: The federation stops; one line with the findings that stop it or one of its sites.
     """
     from fedsilo import files
-    from fedsilo.cohort import contract
-    from tasks import expectations
 
     logger = get_run_logger()
-    rules = contract.rules(preparation.params.prepare.contract)
-    rows = {site: read_facts(preparation.facts_path(site)) for site in preparation.sites}
-    between = contract.between_sites([row for site_rows in rows.values() for row in site_rows])
-    findings: dict[str, list[contract.Finding]] = {}
-    checked = expectations.check(rows, rules)
-    for site, site_rows in rows.items():
-        role = preparation.roster.site(site).role
-        findings[site] = [
-            *checked[site].findings,
-            *contract.enough_patients(site_rows, site=site, role=role),
-            *(finding for finding in between if finding.site == site),
-        ]
-        files.write_text(preparation.paths.docs_dir / site / "index.html", checked[site].page)
-        files.write_json(
-            preparation.paths.docs_dir / site / "contract.json", _verdict(site, rules, findings[site], len(site_rows))
-        )
-        for finding in findings[site]:
-            logger.log(WARNING if finding.action == "warn" else ERROR, finding.message)
+    verdicts, pages = judge(preparation)
+    everywhere = verdicts.pop("", [])
+    for site, found in verdicts.items():
+        files.write_text(preparation.paths.docs_dir / site / "index.html", pages[site])
+        files.write_json(preparation.paths.docs_dir / site / "contract.json", _verdict(preparation, site, found))
+    for finding in [*everywhere, *(finding for found in verdicts.values() for finding in found)]:
+        logger.log(WARNING if finding.action in {"warn", "quarantine"} else ERROR, finding.message)
     create_table_artifact(
         key=f"contract-{preparation.roster.name}".replace("_", "-"),
-        table=[
-            {"site": site, "cases": len(rows[site]), "findings": len(found), "stopping": sum(f.action == "stop" for f in found)}
-            for site, found in findings.items()
-        ],
+        table=[_line(site, found) for site, found in verdicts.items()],
         description=f"Data contract of {preparation.roster.name}; pages in `{preparation.paths.docs_dir}`",
     )
-    stopping = [finding for found in findings.values() for finding in found if finding.action == "stop"]
-    if stopping:
+    if any(finding.action == "stop federation" for found in (everywhere, *verdicts.values()) for finding in found):
+        stopping = [finding for found in (everywhere, *verdicts.values()) for finding in found if finding.stops]
         raise ContractError(" | ".join(finding.message for finding in stopping))
-    for site, found in findings.items():
-        logger.info("%s: %d cases keep the contract, %d warnings", site, len(rows[site]), len(found))
+    for site, found in verdicts.items():
+        logger.info("%s: %s", site, _outcome(found))
+
+
+def judge(preparation: Preparation) -> tuple[dict[str, list[Finding]], dict[str, str]]:
+    """Apply all rules: to cases, to sites, and between the sites that are left; findings by site, the federation's under "".
+
+    A site that stops takes no part in the comparison of the others, which is repeated until no other site stops.
+    """
+    from fedsilo.cohort import contract, summaries
+    from tasks import expectations
+
+    organs, bounds = preparation.roster.organs[1:], preparation.params.prepare.contract
+    rows = {site: read_facts(preparation.facts_path(site)) for site in preparation.sites}
+    checked = expectations.check(rows, contract.rules(bounds, organs), organs)
+    found: dict[str, list[Finding]] = {}
+    for site, of_site in rows.items():
+        of_cases = list(checked[site].findings)
+        role = preparation.roster.site(site).role
+        found[site] = of_cases + contract.of_site(of_site, contract.quarantined(of_cases), bounds, site=site, role=role)
+    key = hashlib.sha256(f"{SIMULATED_KEY}{preparation.roster.name}".encode()).digest()
+    while True:
+        told = [
+            summaries.summarise(of_site, found[site], roster=preparation.roster, site=site, key=key)
+            for site, of_site in rows.items()
+            if not _stopped(found[site])
+        ]
+        between = summaries.between_sites(
+            told, organs=organs, spatial_dims=preparation.params.federate.network.spatial_dims, bounds=bounds
+        )
+        stopping = [finding for finding in between if finding.action == "stop site"]
+        if not stopping:
+            break
+        for finding in stopping:
+            found[finding.site].append(finding)
+    found[""] = [finding for finding in between if not finding.site]
+    for finding in between:
+        if finding.site:
+            found[finding.site].append(finding)
+    return found, {site: entry.page for site, entry in checked.items()}
+
+
+def _stopped(findings: Sequence[Finding]) -> bool:
+    """Say whether a site takes no part."""
+    return any(finding.stops for finding in findings)
+
+
+def _outcome(findings: Sequence[Finding]) -> str:
+    """Say what became of a site."""
+    left_out = len({finding.case for finding in findings if finding.action == "quarantine"})
+    warnings = sum(finding.action == "warn" for finding in findings)
+    verdict = "takes no part" if _stopped(findings) else "keeps the contract"
+    return f"{verdict}; {left_out} cases quarantined, {warnings} warnings"
+
+
+def _line(site: str, findings: Sequence[Finding]) -> dict[str, object]:
+    """Give a site's line in Prefect's table."""
+    return {
+        "site": site,
+        "takes part": "no" if _stopped(findings) else "yes",
+        "quarantined": len({finding.case for finding in findings if finding.action == "quarantine"}),
+        "warnings": sum(finding.action == "warn" for finding in findings),
+    }
 
 
 @task(name="prepare site", task_run_name="{site}: prepare cases", cache_policy=NO_CACHE, persist_result=False)
@@ -117,6 +167,7 @@ def measure_site(*, site: str, preparation: Preparation, device: str) -> str:  #
     from fedsilo.cohort import facts, layouts, splits
 
     entry, params = preparation.roster.site(site), preparation.params
+    bounds = params.prepare.contract
     found = layouts.find_cases(preparation.data_root / entry.folder, site)
     label_map = layouts.harmonise(found.labels, preparation.roster, site)
     rows = [facts.measure(case, label_map, roster=preparation.roster, site=entry) for case in found.cases]
@@ -128,12 +179,15 @@ def measure_site(*, site: str, preparation: Preparation, device: str) -> str:  #
         val_share=params.prepare.val_share,
         test_share=params.prepare.test_share,
     )
-    files.write_json(preparation.facts_path(site), {"rows": [vars(row) for row in facts.with_splits(rows, split)]})
+    files.write_json(
+        preparation.facts_path(site),
+        {"rows": [facts.to_json(row) for row in facts.with_splits(rows, split, near_share=bounds.near_share)]},
+    )
     return "" if found.has_patients else f"{site} has no patients.csv: every case counts as a patient of its own"
 
 
 def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  # noqa: ARG001  # resampling stays on the CPU
-    """Prepare one site's cases; runs in a worker process."""
+    """Prepare one site's cases, of a site that stops none; runs in a worker process."""
     from fedsilo import files
     from fedsilo.cohort import facts, layouts, manifest, preprocess, volumes
 
@@ -141,11 +195,16 @@ def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  
     found = layouts.find_cases(preparation.data_root / entry.folder, site)
     label_map = layouts.harmonise(found.labels, preparation.roster, site)
     measured = {row.case: row for row in read_facts(preparation.facts_path(site))}
+    written = (preparation.paths.docs_dir / site / "contract.json").read_bytes()
+    verdict = json.loads(written)
+    left_out = set(verdict["quarantined"])
     folder = preparation.paths.prepared_site(site)
     building = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(building, ignore_errors=True)
     rows = []
-    for source in found.cases:
+    for source in found.cases if verdict["success"] else ():
+        if source.case in left_out:
+            continue
         fact = measured[source.case]
         image = volumes.read_image(source.image_paths)
         label = volumes.read_image([source.label_path], is_label=True) if source.label_path else None
@@ -171,10 +230,10 @@ def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  
                 spacing_zyx=manifest.joined(case.recipe.source_spacing_zyx or ()),
             )
         )
-    manifest.write(rows, building / "manifest.csv")
-    facts.write(list(measured.values()), building / "facts.parquet")
-    verdict = (preparation.paths.docs_dir / site / "contract.json").read_bytes()
-    files.write_bytes(building / "contract.json", verdict)
+    if verdict["success"]:
+        manifest.write(rows, building / "manifest.csv")
+    facts.write(list(measured.values()), preparation.roster.organs[1:], building / "facts.parquet")
+    files.write_bytes(building / "contract.json", written)
     replaced = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(replaced, ignore_errors=True)
     try:
@@ -189,17 +248,21 @@ def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  
 
 def read_facts(path: Path) -> list[Facts]:
     """Read the facts that ``measure_site`` wrote."""
-    from fedsilo.cohort.facts import Facts
+    from fedsilo.cohort import facts
 
-    return [Facts(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    return [facts.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
-def _verdict(site: str, rules: Sequence[Rule], findings: Sequence[Finding], num_cases: int) -> dict[str, object]:
+def _verdict(preparation: Preparation, site: str, findings: Sequence[Finding]) -> dict[str, object]:
     """Write a site's verdict: the same text for the same facts."""
+    from fedsilo.cohort import contract
+
+    rules = contract.rules(preparation.params.prepare.contract, preparation.roster.organs[1:])
     return {
         "site": site,
-        "num_cases": num_cases,
-        "success": not any(finding.action == "stop" for finding in findings),
+        "num_cases": len(read_facts(preparation.facts_path(site))),
+        "success": not _stopped(findings),
+        "quarantined": sorted(contract.quarantined(findings)),
         "rules": [
             {"rule": rule.rule, "column": rule.column, "action": rule.action, "expected": rule.expected, "when": rule.when}
             for rule in rules

@@ -16,8 +16,8 @@ from tasks.federation import Federation
 
 
 @task(name="build report", task_run_name="report of {federation.paths.run}", cache_policy=NO_CACHE, persist_result=False)
-def build_report(federation: Federation) -> Path:
-    """Write the page, metrics.json and the plots' tables; return the page."""
+def build_report(federation: Federation, stopped: tuple[str, ...]) -> Path:
+    """Write the page, metrics.json and the plots' tables; return the page. Names the sites that the contract stopped."""
     from fedsilo import files
     from fedsilo.report import document, inputs, numbers, page, tables
 
@@ -28,6 +28,7 @@ def build_report(federation: Federation) -> Path:
         federation=paths.federation_record,
         phases={"inside": paths.phase_dir("inside"), "outside": paths.phase_dir("outside")},
         prepared={site.name: paths.prepared_site(site.name) for site in roster.sites},
+        stopped={name: paths.prepared_site(name) for name in stopped},
     )
     loaded = inputs.load(roster, sources)
     built = document.build(loaded, params.report, run=paths.run, seed=params.seed, environment=_environment())

@@ -10,6 +10,7 @@ from fedsilo.report.inputs import Site
 from fedsilo.types import SiteRole, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MILD = frozenset({"warn", "quarantine"})
 FINDING_KEYS = ("rule", "action", "case", "meaning", "expected", "got")
 
 
@@ -27,6 +28,7 @@ class SiteRow:
         organs: Organs annotated at the site.
         num_rules: Rules of the contract that its cases were checked against.
         warnings: What the contract warns of.
+        quarantined: Why cases were left out, a message a finding.
         stops: Findings that forbid to use the data; none in a site that was prepared.
     """
 
@@ -39,12 +41,26 @@ class SiteRow:
     organs: tuple[str, ...]
     num_rules: int
     warnings: tuple[str, ...]
+    quarantined: tuple[str, ...]
     stops: tuple[str, ...]
 
     @property
+    def messages(self) -> tuple[str, ...]:
+        """All findings, the gravest first."""
+        return self.stops + self.quarantined + self.warnings
+
+    @property
     def verdict(self) -> str:
-        """``failed`` if a finding forbids to use the data, else ``warned`` if there are warnings, else ``passed``."""
-        return "failed" if self.stops else "warned" if self.warnings else "passed"
+        """``failed`` if a finding forbids to use the data, ``warned`` if there are other findings, else ``passed``."""
+        return "failed" if self.stops else "warned" if self.messages else "passed"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A site that the contract stopped: nothing of it is in the report but why."""
+
+    site: str
+    messages: tuple[str, ...]
 
 
 def site_rows(sites: Sequence[Site], organs: Sequence[str]) -> tuple[SiteRow, ...]:
@@ -73,8 +89,29 @@ def _site_row(site: Site, organs: Sequence[str]) -> SiteRow:
         spacing_mm=_median_spacing(site.rows),
         organs=tuple(organs[value] for value in sorted(values)),
         num_rules=len(_list(site, "rules")),
-        warnings=tuple(_message(site, finding) for finding in findings if finding.get("action") == "warn"),
-        stops=tuple(_message(site, finding) for finding in findings if finding.get("action") != "warn"),
+        warnings=tuple(_message(site.entry.name, finding) for finding in findings if finding.get("action") == "warn"),
+        quarantined=tuple(_message(site.entry.name, finding) for finding in findings if finding.get("action") == "quarantine"),
+        stops=tuple(_message(site.entry.name, finding) for finding in findings if finding.get("action") not in MILD),
+    )
+
+
+def left_out(contracts: Mapping[str, Mapping[str, object]]) -> tuple[LeftOut, ...]:
+    """Say why the sites that the contract stopped take no part.
+
+    Args:
+        contracts: What the prepare phase wrote about each of them.
+
+    Raises:
+        DataError: A contract is not what the prepare phase writes.
+    """
+    return tuple(
+        LeftOut(
+            site,
+            tuple(
+                _message(site, finding) for finding in _entries(site, contract, "findings") if finding.get("action") not in MILD
+            ),
+        )
+        for site, contract in sorted(contracts.items())
     )
 
 
@@ -87,15 +124,19 @@ def _median_spacing(rows: Sequence[ManifestRow]) -> tuple[float, float, float] |
 
 
 def _list(site: Site, key: str) -> list[Mapping[str, object]]:
-    entries = site.contract.get(key)
+    return _entries(site.entry.name, site.contract, key)
+
+
+def _entries(site: str, contract: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    entries = contract.get(key)
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise DataError(f"cannot use the contract of {site.entry.name}: expected {key} as a list, got {entries!r}")
+        raise DataError(f"cannot use the contract of {site}: expected {key} as a list, got {entries!r}")
     return entries
 
 
-def _message(site: Site, finding: Mapping[str, object]) -> str:
+def _message(site: str, finding: Mapping[str, object]) -> str:
     missing = [key for key in FINDING_KEYS if key not in finding]
     if missing:
-        raise DataError(f"cannot use the contract of {site.entry.name}: a finding lacks {missing[0]}")
+        raise DataError(f"cannot use the contract of {site}: a finding lacks {missing[0]}")
     where = f"{finding['case']}: " if finding["case"] else ""
     return f"[{finding['rule']}] {where}{finding['meaning']}; expected {finding['expected']}, got {finding['got']}"

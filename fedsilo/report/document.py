@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fedsilo.errors import DataError
 from fedsilo.params import ReportParams
 from fedsilo.report import cohort, comparisons, figures, pictures, tables, traces
-from fedsilo.report.cohort import SiteRow
+from fedsilo.report.cohort import LeftOut, SiteRow
 from fedsilo.report.comparisons import ComparisonRow
 from fedsilo.report.figures import Colours
 from fedsilo.report.inputs import Inputs, Phase
@@ -67,6 +67,7 @@ class Document:
     headline: tuple[HeadlineRow, ...]
     leaders: Leaders
     sites: tuple[SiteRow, ...]
+    left_out: tuple[LeftOut, ...]
     curves: tuple[Curve, ...]
     phases: tuple[PhaseResults, ...]
     routes: tuple[Route, ...]
@@ -112,6 +113,7 @@ def build(inputs: Inputs, params: ReportParams, *, run: str, seed: int, environm
         headline=headline,
         leaders=tables.leaders(headline),
         sites=sites,
+        left_out=cohort.left_out(inputs.stopped),
         curves=curves,
         phases=phases,
         routes=routes,

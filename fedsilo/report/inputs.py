@@ -1,7 +1,7 @@
 """What a report is made of: result tables of a run, and manifest and contract of its sites. Never a model or a volume."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas
@@ -49,6 +49,7 @@ class Sources:
         phases: Folder of the ``inside`` and the ``outside`` evaluation: cases.csv, overlays.csv with the pictures it names,
             and outside routes.csv, objective.csv, disagreement.csv and router.csv.
         prepared: Folder of each site's prepared data: manifest.csv, contract.json.
+        stopped: The same of sites that the contract stopped, which hold a contract.json.
     """
 
     workspace: Path
@@ -56,6 +57,7 @@ class Sources:
     federation: Path
     phases: Mapping[SiteRole, Path]
     prepared: Mapping[str, Path]
+    stopped: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Inputs:
     phases: tuple[Phase, ...]
     routing: Routing | None
     sites: tuple[Site, ...]
+    stopped: Mapping[str, Mapping[str, object]]
     hashes: Mapping[str, str]
 
 
@@ -125,6 +128,7 @@ def load(roster: Roster, sources: Sources) -> Inputs:
         phases=phases,
         routing=_routing(sources.phases["outside"]) if roster.outside else None,
         sites=sites,
+        stopped={name: files.read_json(folder / "contract.json") for name, folder in sources.stopped.items()},
         hashes=_hashes(sources, roster, phases),
     )
 
@@ -142,6 +146,7 @@ def _hashes(sources: Sources, roster: Roster, phases: tuple[Phase, ...]) -> dict
         paths += [sources.phases["outside"] / name for name in ROUTING_TABLES]
     for entry in roster.sites:
         paths += [sources.prepared[entry.name] / name for name in ("contract.json", "manifest.csv")]
+    paths += [folder / "contract.json" for folder in sources.stopped.values()]
     lost = [path for path in paths if not path.is_file()]
     if lost:
         raise DataError(f"cannot read {lost[0]}: there is no such file")

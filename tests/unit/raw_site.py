@@ -45,8 +45,13 @@ def roster(*roles, unit="au", modality="MR", organs=("background", "kidneys", "l
 
 
 def params(*assignments):
-    """The project's params with bounds that tiny cases keep."""
-    return params_module.load(REPOSITORY / "params.yaml", {}, ("prepare.contract.min_edge_3d=4", *assignments))
+    """The project's params with bounds that tiny cases and cohorts keep."""
+    bounds = (
+        *("prepare.contract.min_edge_3d=4", "prepare.contract.min_sites=1", "prepare.contract.near_share=0.0"),
+        *("prepare.contract.fov_z_mm=[1.0, 500.0]", "prepare.contract.fov_yx_mm=[1.0, 500.0]"),
+        *("prepare.contract.max_pixel_ratio=2.0", "prepare.contract.organ_volume=[0.0001, 5.0]"),
+    )
+    return params_module.load(REPOSITORY / "params.yaml", {}, (*bounds, *assignments))
 
 
 def voxels(seed, shape=SHAPE):

@@ -177,21 +177,23 @@ class TestTable:
         row = measure(folder)
         rows = [replace(row, case="a"), replace(row, case="b"), replace(row, case="c", patient="other")]
 
-        split = facts.with_splits(rows, {"a": "train", "b": "test", "c": "train"})
+        split = facts.with_splits(rows, {"a": "train", "b": "test", "c": "train"}, near_share=0.0)
 
         assert [(row.split, row.patient_num_splits) for row in split] == [("train", 2), ("test", 2), ("train", 1)]
 
     def test_the_table_comes_back_from_the_file(self, folder, tmp_path):
         rows = [measure(folder)]
-        path = facts.write(rows, tmp_path / "facts.parquet")
+        path = facts.write(rows, COHORT.organs[1:], tmp_path / "facts.parquet")
 
         table = pandas.read_parquet(path)
 
-        assert tuple(table.columns) == facts.COLUMNS
+        assert tuple(table.columns) == facts.columns(COHORT.organs[1:])
         assert table.loc[0, "content_hash"] == rows[0].content_hash
 
     def test_equal_facts_are_equal_files(self, folder, tmp_path):
-        first, second = (facts.write([measure(folder)], tmp_path / f"{name}.parquet").read_bytes() for name in "ab")
+        first, second = (
+            facts.write([measure(folder)], COHORT.organs[1:], tmp_path / f"{name}.parquet").read_bytes() for name in "ab"
+        )
 
         assert first == second
 

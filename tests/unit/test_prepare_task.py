@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import numpy
 import pandas
+import PIL.Image
 import pytest
 
 from fedsilo import files
 from fedsilo.cohort import contract, manifest, preprocess
 from fedsilo.errors import ContractError, DataError, OutputError
-from tasks import expectations, prepare, workers
+from tasks import expectations, inspection, prepare, verdicts, workers
 from tasks.paths import RunPaths
 from tests.unit import raw_site
 
@@ -31,10 +32,10 @@ def without_engine():
 def without_rules(monkeypatch):
     """Where the contract is not what a test is about: Great Expectations takes a second a site."""
     passed = SimpleNamespace(findings=(), page="")
-    monkeypatch.setattr(expectations, "check", lambda rows, rules: dict.fromkeys(rows, passed))
+    monkeypatch.setattr(expectations, "check", lambda rows, rules, organs: dict.fromkeys(rows, passed))
 
 
-def make(folder, *roles):
+def make(folder, *roles, changes=()):
     """A cohort whose inside sites have six volumes each and whose outside site four slices."""
     roster = raw_site.roster(*roles)
     for index, site in enumerate(roster.sites):
@@ -44,7 +45,7 @@ def make(folder, *roles):
             raw_site.write_pixel_site(folder / "raw" / site.folder, 4)
     return prepare.Preparation(
         roster=roster,
-        params=raw_site.params("prepare.size_yx_px=[32, 32]"),
+        params=raw_site.params("prepare.size_yx_px=[32, 32]", *changes),
         paths=RunPaths(workspace=folder, cohort="tiny", run="tiny"),
         data_root=folder / "raw",
     )
@@ -62,6 +63,13 @@ def play(preparation):
     prepare.check.fn(preparation)
     for site in preparation.sites:
         prepare.prepare.fn(site, preparation)
+
+
+@pytest.fixture(scope="module")
+def tested(done):
+    """A test case of site-a, which stands for a patient that nobody needs for training."""
+    rows = manifest.read(done.paths.prepared_site("site-a") / "manifest.csv")
+    return next(row.case for row in rows if row.split == "test")
 
 
 def raw(preparation, site="site-a"):
@@ -142,38 +150,76 @@ class TestFaults:
         with pytest.raises(DataError, match=r"site-a.*lver.*liver"):
             play(preparation)
 
-    def test_broken_rules_stop_the_flow_after_the_verdicts_are_written(self, tmp_path):
-        preparation = make(tmp_path, "inside", "inside")
-        path = raw(preparation, "site-a") / "imagesTr/case_3_0000.nii.gz"
+    def test_a_federation_stops_after_the_verdicts_are_written(self, tmp_path, tested):
+        preparation = make(tmp_path, "inside", "inside", changes=("prepare.contract.min_sites=2",))
+        path = raw(preparation, "site-a") / f"imagesTr/{tested}_0000.nii.gz"
         path.write_bytes(path.read_bytes()[:60])
         shutil.rmtree(raw(preparation, "site-b"))
         raw_site.write_site(raw(preparation, "site-b"), 2, seed=5)
-        raw_site.write_case(raw(preparation, "site-b"), "case_1", *raw_site.voxels(2))
 
         with pytest.raises(ContractError) as caught:
             play(preparation)
 
-        for part in ("[F1 stop] site-a/case_3: ", "[N1 stop] site-b: ", "[B5 stop] site-b/case_1: "):
+        for part in ("[N1 stop site] site-b: ", "[B7 stop federation] federation: too few inside sites"):
             assert part in str(caught.value)
         assert "\n" not in str(caught.value)
-        found = {
-            site: [(finding["rule"], finding["case"]) for finding in verdict(preparation, site)["findings"]]
-            for site in preparation.sites
-        }
-        assert found == {"site-a": [("F1", "case_3")], "site-b": [("N1", ""), ("B5", "case_1")]}
-        assert not any(verdict(preparation, site)["success"] for site in preparation.sites)
+        assert tested not in str(caught.value), "a quarantined case stops nobody"
+        assert [found["rule"] for found in verdict(preparation, "site-a")["findings"]] == ["F1"]
+        assert {found["rule"] for found in verdict(preparation, "site-b")["findings"]} == {"N1"}
+        assert [verdict(preparation, site)["success"] for site in preparation.sites] == [True, False]
         assert not preparation.paths.prepared_site("site-a").exists()
+
+    def test_a_quarantined_case_is_left_out_and_comes_back_when_it_is_repaired(self, preparation, tested):
+        path = raw(preparation) / f"imagesTr/{tested}_0000.nii.gz"
+        whole = path.read_bytes()
+        play(preparation)
+        before = results(preparation)
+        splits = {row.case: row.split for row in manifest.read(preparation.paths.prepared_site("site-a") / "manifest.csv")}
+
+        path.write_bytes(whole[:60])
+        play(preparation)
+        folder = preparation.paths.prepared_site("site-a")
+        kept = {row.case: row.split for row in manifest.read(folder / "manifest.csv")}
+        assert verdict(preparation, "site-a")["quarantined"] == [tested]
+        assert kept == {case: split for case, split in splits.items() if case != tested}, "no other case moves"
+        assert not (folder / f"cases/{tested}.safetensors").exists()
+        assert tested in set(pandas.read_parquet(folder / "facts.parquet")["case"])
+
+        path.write_bytes(whole)
+        play(preparation)
+        assert results(preparation) == before
+
+    def test_a_stopped_site_takes_no_part_and_leaves_nothing_of_an_earlier_run(self, tmp_path):
+        preparation = make(tmp_path, "inside", "inside")
+        play(preparation)
+        assert len(verdicts.standing(preparation.roster, preparation.paths).sites) == 2
+        for index in range(3):
+            (raw(preparation, "site-b") / f"imagesTr/case_{index}_0000.nii.gz").write_bytes(b"nothing")
+
+        play(preparation)
+
+        folder = preparation.paths.prepared_site("site-b")
+        assert sorted(path.name for path in folder.iterdir()) == ["contract.json", "facts.parquet"]
+        assert "N1" in {found["rule"] for found in verdict(preparation, "site-b")["findings"]}
+        assert [site.name for site in verdicts.standing(preparation.roster, preparation.paths).sites] == ["site-a"]
+
+    def test_one_image_at_two_sites_on_two_sides_of_a_split_stops_the_federation(self, tmp_path):
+        preparation = make(tmp_path, "inside", "inside")
+        raw_site.write_site(raw(preparation, "site-b"), 6, seed=0)
+
+        with pytest.raises(ContractError, match=r"\[B5 stop federation\] site-b: images are used for training at one site"):
+            play(preparation)
 
     def test_again_gives_the_same_bytes_and_a_failure_leaves_them(self, preparation, without_rules, monkeypatch):
         play(preparation)
         before = results(preparation)
         play(preparation)
         assert results(preparation) == before
-        broken = contract.Finding("G1", "stop", "site-a", "case_0", "shape_z", "edge along z", ">= 4", "3", "leave the case out")
-        checked = {"site-a": SimpleNamespace(findings=(broken,), page=""), "site-b": SimpleNamespace(findings=(), page="")}
-        monkeypatch.setattr(expectations, "check", lambda rows, rules: checked)
+        stop = contract.Finding("D2", "stop federation", "site-a", "case_0", "split", "in two splits", "1", "2", "mend it")
+        checked = {"site-a": SimpleNamespace(findings=(stop,), page=""), "site-b": SimpleNamespace(findings=(), page="")}
+        monkeypatch.setattr(expectations, "check", lambda rows, rules, organs: checked)
 
-        with pytest.raises(ContractError, match=r"G1 stop\] site-a/case_0"):
+        with pytest.raises(ContractError, match=r"D2 stop federation\] site-a/case_0"):
             play(preparation)
 
         assert results(preparation) == before
@@ -184,3 +230,44 @@ class TestFaults:
 
         with pytest.raises(OutputError, match="cannot write"):
             play(preparation)
+
+
+class TestInspection:
+    def test_every_case_has_a_line_and_a_picture(self, done):
+        text = inspection.show(done.roster, done.paths, done.data_root, "site-a")
+
+        lines = text.splitlines()
+        assert lines[0].split()[0] == "case"
+        assert [line.split()[0] for line in lines[1:7]] == [f"case_{index}" for index in range(6)]
+        assert all("kidneys 1 ml, liver 1 ml" in line for line in lines[1:7])
+        with PIL.Image.open(done.paths.docs_dir / "site-a" / "sheet.png") as picture:
+            assert picture.width > picture.height > 100
+        assert lines[-1].endswith("sheet.png")
+
+    def test_slices_are_measured_in_pixels(self, done):
+        text = inspection.show(done.roster, done.paths, done.data_root, "site-b")
+
+        assert "1 40 48" in text
+        assert " ml" not in text
+
+    def test_a_broken_case_says_which_rule(self, preparation, tested):
+        path = raw(preparation) / f"imagesTr/{tested}_0000.nii.gz"
+        path.write_bytes(path.read_bytes()[:60])
+        play(preparation)
+
+        text = inspection.show(preparation.roster, preparation.paths, preparation.data_root, "site-a")
+
+        (line,) = [line for line in text.splitlines() if line.startswith(tested)]
+        assert line.endswith("F1 quarantine")
+
+    def test_a_site_that_was_not_prepared(self, preparation):
+        with pytest.raises(DataError, match="run flows.prepare first"):
+            inspection.show(preparation.roster, preparation.paths, preparation.data_root, "site-a")
+
+    def test_cases_that_changed_since(self, preparation, without_rules):
+        play(preparation)
+        raw_site.write_case(raw(preparation), "case_9", *raw_site.voxels(9))
+        (raw(preparation) / "patients.csv").unlink(missing_ok=True)
+
+        with pytest.raises(DataError, match="case_9 came or went"):
+            inspection.show(preparation.roster, preparation.paths, preparation.data_root, "site-a")

@@ -1,0 +1,331 @@
+"""What may leave a site about its data: counts, histograms and keyed hashes; and the contract between sites that reads them."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fedsilo.cohort import hashes
+from fedsilo.cohort.contract import Finding
+from fedsilo.cohort.facts import SEPARATOR, Facts
+from fedsilo.cohort.roster import Roster
+from fedsilo.params import ContractParams
+
+Key = TypeVar("Key", str, int)
+
+SPACING_BIN_MM = 0.05
+MAX_RATIO = 4
+SHARED_BANDS = 0.5
+"""Of the bands of two near hashes: copies share more, other patients fewer."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """One image, as other sites may see it.
+
+    Attributes:
+        content: Its content hash under the sites' key.
+        bands: Pieces of its near hash under the same.
+        split: Its use.
+    """
+
+    content: str
+    bands: tuple[str, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class SiteSummary:
+    """What a site says about its data. No case, no patient, no voxel.
+
+    Attributes:
+        site: Its name.
+        role: Its role in the cohort.
+        modality: CT or MR.
+        intensity_unit: As declared.
+        num_cases: That keep the contract.
+        num_patients: Of these.
+        annotated: Organs that it labels, by name.
+        geometries: Cases in mm and in pixels.
+        axcodes: Cases by the orientation of their files.
+        spacing: Along z, y and x: cases by spacing, in bins of 0.05 mm named by their number.
+        quarantined: Cases left out, by rule.
+        digests: Of its images, sorted.
+    """
+
+    site: str
+    role: str
+    modality: str
+    intensity_unit: str
+    num_cases: int
+    num_patients: int
+    annotated: tuple[str, ...]
+    geometries: Mapping[str, int]
+    axcodes: Mapping[str, int]
+    spacing: tuple[Mapping[int, int], Mapping[int, int], Mapping[int, int]]
+    quarantined: Mapping[str, int]
+    digests: tuple[Digest, ...]
+
+
+def summarise(rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Roster, site: str, key: bytes) -> SiteSummary:
+    """Sum up a site's cases, quarantined ones left out.
+
+    Args:
+        rows: Facts of all its cases.
+        findings: Of the contract on these.
+        roster: The cohort.
+        site: The site's name.
+        key: That the sites share and the server lacks.
+    """
+    entry = roster.site(site)
+    first: dict[str, str] = {}
+    for finding in findings:
+        if finding.action == "quarantine":
+            first.setdefault(finding.case, finding.rule)
+    kept = [row for row in rows if row.case not in first]
+    values = sorted({int(value) for row in kept for value in (row.annotated or "").split(SEPARATOR) if value})
+    spacing = tuple(
+        _counts(_bin(getattr(row, f"spacing_{axis}")) for row in kept if getattr(row, f"spacing_{axis}") is not None)
+        for axis in "zyx"
+    )
+    digests = [
+        Digest(hashes.keyed(row.content_hash, key), hashes.keyed_bands(row.near_hash, key), row.split)
+        for row in kept
+        if row.content_hash and row.near_hash
+    ]
+    return SiteSummary(
+        site=site,
+        role=entry.role,
+        modality=entry.modality,
+        intensity_unit=entry.intensity_unit,
+        num_cases=len(kept),
+        num_patients=len({row.patient for row in kept}),
+        annotated=tuple(roster.organs[value] for value in values),
+        geometries=_counts(str(row.geometry) for row in kept),
+        axcodes=_counts(row.axcodes for row in kept if row.axcodes),
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        quarantined=_counts(first.values()),
+        digests=tuple(sorted(digests, key=lambda digest: (digest.content, digest.split))),
+    )
+
+
+def between_sites(
+    summaries: Sequence[SiteSummary], *, organs: Sequence[str], spatial_dims: int, bounds: ContractParams
+) -> list[Finding]:
+    """Find what does not fit between sites: rules B2 to B6.
+
+    Args:
+        summaries: Of all sites that keep the contract by themselves.
+        organs: Of the cohort, without background.
+        spatial_dims: Of the network.
+        bounds: How many inside sites there must be.
+    """
+    ordered = sorted(summaries, key=lambda summary: summary.site)
+    return [
+        *_organs(ordered, organs),
+        *_units(ordered),
+        *_grids(ordered, spatial_dims),
+        *_copies(ordered),
+        *_number(ordered, bounds),
+    ]
+
+
+def _organs(summaries: Sequence[SiteSummary], organs: Sequence[str]) -> Iterator[Finding]:
+    """Every organ is learnt somewhere; what cannot be scored at an outside site is said."""
+    learnt = {organ for summary in summaries if summary.role == "inside" for organ in summary.annotated}
+    for organ in organs:
+        if organ not in learnt:
+            meaning, fix = f"no inside site annotates {organ}", "take it out of organs in the cohort file, or add a site"
+            yield Finding(
+                rule="B2",
+                action="stop federation",
+                site="",
+                case="",
+                field="annotated",
+                meaning=meaning,
+                expected="at least 1 inside site",
+                got="0",
+                fix=fix,
+            )
+    for summary in summaries:
+        missing = [organ for organ in organs if organ not in summary.annotated]
+        if missing and summary.role == "outside":
+            meaning, fix = "some organs cannot be scored here", "none needed"
+            yield Finding(
+                rule="B2",
+                action="warn",
+                site=summary.site,
+                case="",
+                field="annotated",
+                meaning=meaning,
+                expected="every organ",
+                got=f"no {', '.join(missing)}",
+                fix=fix,
+            )
+
+
+def _units(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
+    """Sites of one modality in mm store one unit: a network cannot tell HU from grey values."""
+    for modality in sorted({summary.modality for summary in summaries}):
+        of_modality = [summary for summary in summaries if summary.modality == modality and summary.geometries.get("mm")]
+        counts = Counter(summary.intensity_unit for summary in of_modality)
+        usual = max(sorted(counts), key=lambda unit: counts[unit]) if counts else ""
+        for summary in of_modality:
+            if summary.intensity_unit != usual:
+                meaning, fix = f"{modality} is in another unit than at the other sites", "export it anew, or leave the site out"
+                yield Finding(
+                    rule="B3",
+                    action="stop site",
+                    site=summary.site,
+                    case="",
+                    field="intensity_unit",
+                    meaning=meaning,
+                    expected=usual,
+                    got=summary.intensity_unit,
+                    fix=fix,
+                )
+
+
+def _grids(summaries: Sequence[SiteSummary], spatial_dims: int) -> Iterator[Finding]:
+    """Spacings within a factor of four; volumes and slices do not train a 3D network together."""
+    for axis, letter in enumerate("zyx"):
+        medians = {summary.site: _median(summary.spacing[axis]) for summary in summaries if summary.spacing[axis]}
+        if not medians:
+            continue
+        centre = sorted(medians.values())[len(medians) // 2]
+        for site, median in medians.items():
+            if max(median / centre, centre / median) > MAX_RATIO:
+                meaning, fix = f"median spacing along {letter} is far from that of the others (mm)", "none needed"
+                expected = f"{centre / MAX_RATIO:.3g} to {centre * MAX_RATIO:.3g}"
+                yield Finding(
+                    rule="B4",
+                    action="warn",
+                    site=site,
+                    case="",
+                    field=f"spacing_{letter}",
+                    meaning=meaning,
+                    expected=expected,
+                    got=f"{median:.3g}",
+                    fix=fix,
+                )
+    if spatial_dims == 3:  # noqa: PLR2004  # volumes
+        for summary in summaries:
+            if summary.geometries.get("pixel"):
+                meaning, fix = "slices without spacing cannot train or test a 3D network", "federate.network.spatial_dims: 2"
+                got = f"{summary.geometries['pixel']} cases in pixels"
+                yield Finding(
+                    rule="B4",
+                    action="stop site",
+                    site=summary.site,
+                    case="",
+                    field="geometry",
+                    meaning=meaning,
+                    expected="volumes in mm",
+                    got=got,
+                    fix=fix,
+                )
+
+
+def _copies(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
+    """One image at two sites: an evaluation that is not one if it trains here and tests there."""
+    for first, second in itertools.combinations(summaries, 2):
+        same = [(one, other) for one in first.digests for other in second.digests if one.content == other.content]
+        leaks = [pair for pair in same if _leaks(first, second, *pair)]
+        between, fix = f"an image at one site only, not at {first.site} too", "find it with flows.inspect at both sites, keep one"
+        if leaks:
+            meaning = "images are used for training at one site and for testing at another"
+            yield Finding(
+                rule="B5",
+                action="stop federation",
+                site=second.site,
+                case="",
+                field="content_hash",
+                meaning=meaning,
+                expected=between,
+                got=f"{len(leaks)} images",
+                fix=fix,
+            )
+        elif same:
+            meaning = "images stand at another site too"
+            yield Finding(
+                rule="B5",
+                action="warn",
+                site=second.site,
+                case="",
+                field="content_hash",
+                meaning=meaning,
+                expected=between,
+                got=f"{len(same)} images",
+                fix=fix,
+            )
+        exact = {digest.content for pair in same for digest in pair}
+        near = [
+            (one, other)
+            for one in first.digests
+            for other in second.digests
+            if one.content not in exact and other.content not in exact and _alike(one.bands, other.bands)
+        ]
+        if near:
+            meaning = "images look like images at another site"
+            yield Finding(
+                rule="B6",
+                action="warn",
+                site=second.site,
+                case="",
+                field="near_hash",
+                meaning=meaning,
+                expected=between,
+                got=f"{len(near)} pairs",
+                fix=fix,
+            )
+
+
+def _leaks(first: SiteSummary, second: SiteSummary, one: Digest, other: Digest) -> bool:
+    """Say whether an image that stands at both sites is trained on at one and tested on at the other."""
+    return one.split != other.split or first.role != second.role
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Compare the bands of two near hashes."""
+    if len(one) != len(other) or not one:
+        return False
+    return sum(first == second for first, second in zip(one, other, strict=True)) > SHARED_BANDS * len(one)
+
+
+def _number(summaries: Sequence[SiteSummary], bounds: ContractParams) -> Iterator[Finding]:
+    """Enough inside sites are left."""
+    inside = sum(summary.role == "inside" for summary in summaries)
+    if inside < bounds.min_sites:
+        meaning, fix = "too few inside sites keep the contract", "repair a site; its findings say how"
+        yield Finding(
+            rule="B7",
+            action="stop federation",
+            site="",
+            case="",
+            field="site",
+            meaning=meaning,
+            expected=f"at least {bounds.min_sites}",
+            got=str(inside),
+            fix=fix,
+        )
+
+
+def _bin(spacing_mm: float) -> int:
+    return int(spacing_mm / SPACING_BIN_MM + 1e-9)
+
+
+def _median(histogram: Mapping[int, int]) -> float:
+    """Read the median off a histogram: the middle of its bin, in mm."""
+    half, seen = sum(histogram.values()) / 2, 0
+    for number in sorted(histogram):
+        seen += histogram[number]
+        if seen >= half:
+            return (number + 0.5) * SPACING_BIN_MM
+    raise AssertionError("an empty histogram has no median")
+
+
+def _counts(values: Iterable[Key]) -> dict[Key, int]:
+    """Count values, in their order."""
+    counts = Counter(values)
+    return {value: counts[value] for value in sorted(counts)}

@@ -1,0 +1,115 @@
+"""What leaves a site, and the contract between sites over it."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from fedsilo import params as params_module
+from fedsilo.cohort import facts, hashes, layouts, splits, summaries
+from tests.unit import raw_site
+
+KEY = b"shared by the sites"
+
+
+@pytest.fixture(scope="module")
+def bounds(repository):
+    return params_module.load(repository / "params.yaml").prepare.contract
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Summaries of two inside sites and an outside one, of other subjects each, by name."""
+    folder = tmp_path_factory.mktemp("sites")
+    cohort = raw_site.roster("inside", "inside", "outside")
+    made = {}
+    for index, entry in enumerate(cohort.sites):
+        raw_site.write_site(folder / entry.folder, 4, seed=10 * index)
+        found = layouts.find_cases(folder / entry.folder, entry.name)
+        label_map = layouts.harmonise(found.labels, cohort, entry.name)
+        rows = [facts.measure(case, label_map, roster=cohort, site=entry) for case in found.cases]
+        split = splits.assign(
+            {row.case: row.patient for row in rows}, site=entry.name, role=entry.role, seed=1, val_share=0.2, test_share=0.3
+        )
+        rows = facts.with_splits(rows, split, near_share=0.0)
+        made[entry.name] = summaries.summarise(rows, [], roster=cohort, site=entry.name, key=KEY)
+    return made
+
+
+def between(told, bounds, *, organs=("kidneys", "liver"), spatial_dims=2):
+    return summaries.between_sites(list(told.values()), organs=organs, spatial_dims=spatial_dims, bounds=bounds)
+
+
+def test_sites_that_fit_have_no_findings(told, bounds):
+    assert between(told, bounds) == []
+
+
+def test_nothing_in_a_summary_names_a_case_or_a_patient(told):
+    text = json.dumps(told["site-a"], default=vars)
+
+    assert "case_" not in text
+    assert told["site-a"].num_cases == 4
+    assert Counter(digest.split for digest in told["site-a"].digests) == {"train": 2, "val": 1, "test": 1}
+    assert told["site-a"].spacing == ({100: 4}, {60: 4}, {40: 4})
+
+
+@pytest.mark.parametrize(
+    ("site", "changes", "expected"),
+    [
+        ("site-a", {"annotated": ("liver",)}, [("B2", "stop federation", "")]),
+        ("site-c", {"annotated": ("liver",)}, [("B2", "warn", "site-c")]),
+        ("site-b", {"intensity_unit": "hu"}, [("B3", "stop site", "site-b")]),
+        ("site-b", {"spacing": ({100: 4}, {6: 4}, {40: 4})}, [("B4", "warn", "site-b")]),
+    ],
+)
+def test_what_does_not_fit(told, bounds, site, changes, expected):
+    changed = told | {site: replace(told[site], **changes)}
+    if site == "site-a":
+        changed["site-b"] = replace(told["site-b"], **changes)
+
+    assert [(finding.rule, finding.action, finding.site) for finding in between(changed, bounds)] == expected
+
+
+def test_slices_stop_a_site_of_a_3d_federation(told, bounds):
+    changed = told | {"site-b": replace(told["site-b"], geometries={"pixel": 4})}
+
+    assert [finding.rule for finding in between(changed, bounds)] == []
+    assert [(finding.rule, finding.action) for finding in between(changed, bounds, spatial_dims=3)] == [("B4", "stop site")]
+
+
+def test_too_few_inside_sites(told, bounds):
+    fewer = {name: told[name] for name in ("site-a", "site-c")}
+
+    assert [(finding.rule, finding.action) for finding in between(fewer, bounds)] == [("B7", "stop federation")]
+
+
+@pytest.mark.parametrize(
+    ("other", "splits_of", "expected"),
+    [("site-b", ("train", "train"), ("B5", "warn")), ("site-b", ("train", "test"), ("B5", "stop federation")),
+     ("site-c", ("train", "test"), ("B5", "stop federation"))],
+)  # fmt: skip
+def test_one_image_at_two_sites(told, bounds, other, splits_of, expected):
+    here, there = (replace(told["site-a"].digests[0], split=split) for split in splits_of)
+    changed = told | {
+        "site-a": replace(told["site-a"], digests=(here,)),
+        other: replace(told[other], digests=(there, *told[other].digests)),
+    }
+
+    (found,) = between(changed, bounds)
+
+    assert (found.rule, found.action, found.site, found.got) == (*expected, other, "1 images")
+
+
+def test_images_that_look_alike_at_two_sites(told, bounds):
+    near = "0f" * 64
+    other = near[:-8] + "00000000"
+    one, two = (summaries.Digest(name, hashes.keyed_bands(bits, KEY), "train") for name, bits in (("a", near), ("b", other)))
+    changed = told | {
+        "site-a": replace(told["site-a"], digests=(one,)),
+        "site-b": replace(told["site-b"], digests=(two,)),
+    }
+
+    (found,) = between(changed, bounds)
+
+    assert (found.rule, found.action, found.site) == ("B6", "warn", "site-b")
