@@ -72,6 +72,7 @@ class PrepareParams(Section):
     mr_clip_percentiles: tuple[float, float] = Field(description="of non-zero voxels; also used for windowed 8-bit CT")
     val_share: Share = Field(description="share of an inside site's patients for validation, at least one")
     test_share: Share = Field(description="share of an inside site's patients for test, at least one")
+    fix: bool = Field(description="undo rounding errors of exports up to 0.001: directions, label affines, label values")
     contract: ContractParams
 
 

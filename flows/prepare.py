@@ -35,7 +35,12 @@ def body(run: cli.Run) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the phase from the command line."""
-    return cli.phase(__doc__, body, argv)
+    parser = cli.parser(__doc__)
+    parser.add_argument("--fix", action="store_true", help="undo rounding errors of exports; short for --set prepare.fix=true")
+    options = parser.parse_args(argv)
+    if options.fix:
+        options.set.append("prepare.fix=true")
+    return cli.guard(lambda: body(cli.resolve(options)))
 
 
 if __name__ == "__main__":

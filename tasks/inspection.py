@@ -109,12 +109,11 @@ def _given(value: object) -> bool:
 
 def _tile(case: SourceCase, label_map: LabelMap, rules: tuple[str, ...]) -> Tile:
     """Read a case again and cut its slice out."""
-    from fedsilo.cohort import sheet, volumes
+    from fedsilo.cohort import repairs, sheet
 
     notes = ", ".join(rules)
     try:
-        image = volumes.read_image(case.image_paths)
-        label = volumes.read_image([case.label_path], is_label=True) if case.label_path else None
+        image, label, _ = repairs.read(case, fix=False)
     except DataError:  # F1 says what is wrong with the file
         return sheet.tile(case.case, notes, None, None)
     return sheet.tile(case.case, notes, image, None if label is None else label_map.apply(label.channels[0]))

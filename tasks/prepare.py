@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from logging import ERROR, WARNING
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fedsilo.cohort.facts import Facts
 
 
+CASES_A_JOB = 8
 SIMULATED_KEY = "fedsilo: sites of "
 """Prefix of the key under which the sites of a cohort on one machine compare images; no secret, as who has it has the images."""
 
@@ -52,7 +54,12 @@ class Preparation:
 @task(name="measure site", task_run_name="{site}: measure cases", cache_policy=NO_CACHE, persist_result=False)
 def measure(site: str, preparation: Preparation) -> Path:
     """Find a site's cases, measure them and split the patients."""
-    warning = workers.run(measure_site, site=site, preparation=preparation)
+    num_cases = workers.run(count_cases, site=site, preparation=preparation)
+    starts = range(0, num_cases, CASES_A_JOB)
+    with ThreadPoolExecutor(len(starts)) as waiting:  # each waits for a child of the pool, so a large site keeps all of them busy
+        jobs = [waiting.submit(workers.run, measure_cases, site=site, start=start, preparation=preparation) for start in starts]
+        rows = [row for job in jobs for row in job.result()]
+    warning = workers.run(split_site, site=site, rows=rows, preparation=preparation)
     if warning:
         get_run_logger().warning(warning)
     return preparation.facts_path(site)
@@ -156,21 +163,44 @@ def _line(site: str, findings: Sequence[Finding]) -> dict[str, object]:
 @task(name="prepare site", task_run_name="{site}: prepare cases", cache_policy=NO_CACHE, persist_result=False)
 def prepare(site: str, preparation: Preparation) -> Path:
     """Bring a site's cases to the working grid; the old folder is replaced when the new one is whole."""
-    folder = workers.run(prepare_site, site=site, preparation=preparation)
-    get_run_logger().info("%s: prepared, %s", site, folder)
+    num_made, num_kept = workers.run(prepare_site, site=site, preparation=preparation)
+    folder = preparation.paths.prepared_site(site)
+    get_run_logger().info("%s: %d cases prepared, %d unchanged, %s", site, num_made, num_kept, folder)
     return folder
 
 
-def measure_site(*, site: str, preparation: Preparation, device: str) -> str:  # noqa: ARG001  # facts are numpy
-    """Measure one site; return a warning or nothing; runs in a worker process."""
+def count_cases(*, site: str, preparation: Preparation, device: str) -> int:  # noqa: ARG001  # nothing is computed
+    """Count a site's cases; runs in a worker process, as everything that reads a site's folder."""
+    from fedsilo.cohort import layouts
+
+    found = layouts.find_cases(preparation.data_root / preparation.roster.site(site).folder, site)
+    layouts.harmonise(found.labels, preparation.roster, site)
+    return len(found.cases)
+
+
+def measure_cases(*, site: str, start: int, preparation: Preparation, device: str) -> list[Facts]:  # noqa: ARG001  # facts are numpy
+    """Measure some of a site's cases, one in memory at a time; runs in a worker process."""
+    from fedsilo.cohort import layouts
+    from fedsilo.cohort import measure as measures
+
+    entry = preparation.roster.site(site)
+    found = layouts.find_cases(preparation.data_root / entry.folder, site)
+    label_map = layouts.harmonise(found.labels, preparation.roster, site)
+    fix = preparation.params.prepare.fix
+    return [
+        measures.measure(case, label_map, roster=preparation.roster, site=entry, fix=fix)
+        for case in found.cases[start : start + CASES_A_JOB]
+    ]
+
+
+def split_site(*, site: str, rows: list[Facts], preparation: Preparation, device: str) -> str:  # noqa: ARG001  # facts are numpy
+    """Split a site's patients and keep its facts; return a warning or nothing; runs in a worker process."""
     from fedsilo import files
     from fedsilo.cohort import facts, layouts, splits
 
     entry, params = preparation.roster.site(site), preparation.params
     bounds = params.prepare.contract
     found = layouts.find_cases(preparation.data_root / entry.folder, site)
-    label_map = layouts.harmonise(found.labels, preparation.roster, site)
-    rows = [facts.measure(case, label_map, roster=preparation.roster, site=entry) for case in found.cases]
     split = splits.assign(
         {case.case: case.patient for case in found.cases},
         site=site,
@@ -186,10 +216,21 @@ def measure_site(*, site: str, preparation: Preparation, device: str) -> str:  #
     return "" if found.has_patients else f"{site} has no patients.csv: every case counts as a patient of its own"
 
 
-def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  # noqa: ARG001  # resampling stays on the CPU
-    """Prepare one site's cases, of a site that stops none; runs in a worker process."""
+def prepare_site(
+    *,
+    site: str,
+    preparation: Preparation,
+    device: str,  # noqa: ARG001  # resampling stays on the CPU
+) -> tuple[int, int]:
+    """Prepare one site's cases, of a site that stops none; runs in a worker process.
+
+    A case that was prepared before from the same files by the same code and params is taken over as it is.
+
+    Returns:
+        How many cases were made, and how many taken over.
+    """
     from fedsilo import files
-    from fedsilo.cohort import facts, layouts, manifest, preprocess, volumes
+    from fedsilo.cohort import facts, layouts, manifest, preprocess, repairs
 
     entry = preparation.roster.site(site)
     found = layouts.find_cases(preparation.data_root / entry.folder, site)
@@ -201,33 +242,38 @@ def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  
     folder = preparation.paths.prepared_site(site)
     building = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(building, ignore_errors=True)
-    rows = []
+    rows, num_kept = [], 0
     for source in found.cases if verdict["success"] else ():
         if source.case in left_out:
             continue
         fact = measured[source.case]
-        image = volumes.read_image(source.image_paths)
-        label = volumes.read_image([source.label_path], is_label=True) if source.label_path else None
-        if label is None:
-            raise ContractError(f"site {site}: case {source.case} has no label")
-        case = preprocess.prepare(
-            image, label_map.apply(label.channels[0]), unit=entry.intensity_unit, params=preparation.params.prepare
-        )
         file = f"cases/{source.case}.safetensors"
+        origin = preprocess.origin(source, label_map, unit=entry.intensity_unit, params=preparation.params.prepare)
+        if preprocess.origin_of(folder / file) == origin:
+            files.write_bytes(building / file, (folder / file).read_bytes())
+            num_kept += 1
+        else:
+            image, label, _ = repairs.read(source, fix=preparation.params.prepare.fix)
+            if label is None:
+                raise ContractError(f"site {site}: case {source.case} has no label")
+            values = label_map.apply(label.channels[0])
+            case = preprocess.prepare(image, values, unit=entry.intensity_unit, params=preparation.params.prepare)
+            preprocess.save(case, building / file, origin=origin)
+        recipe = preprocess.recipe_of(building / file)
         rows.append(
             manifest.ManifestRow(
                 case=source.case,
                 patient=source.patient,
                 split=fact.split,  # type: ignore[arg-type]  # written by splits.assign
                 file=file,
-                sha256=preprocess.save(case, building / file),
+                sha256=files.sha256_file(building / file),
                 content_hash=str(fact.content_hash),
                 label_hash=str(fact.label_hash),
                 modality=entry.modality,
-                geometry=case.recipe.geometry,
+                geometry=recipe.geometry,
                 annotated="|".join(str(value) for value in label_map.annotated),
-                num_slices=case.label.shape[0],
-                spacing_zyx=manifest.joined(case.recipe.source_spacing_zyx or ()),
+                num_slices=recipe.target_shape[0],
+                spacing_zyx=manifest.joined(recipe.source_spacing_zyx or ()),
             )
         )
     if verdict["success"]:
@@ -243,11 +289,11 @@ def prepare_site(*, site: str, preparation: Preparation, device: str) -> Path:  
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-    return folder
+    return len(rows) - num_kept, num_kept
 
 
 def read_facts(path: Path) -> list[Facts]:
-    """Read the facts that ``measure_site`` wrote."""
+    """Read the facts that ``split_site`` wrote."""
     from fedsilo.cohort import facts
 
     return [facts.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
@@ -255,14 +301,16 @@ def read_facts(path: Path) -> list[Facts]:
 
 def _verdict(preparation: Preparation, site: str, findings: Sequence[Finding]) -> dict[str, object]:
     """Write a site's verdict: the same text for the same facts."""
-    from fedsilo.cohort import contract
+    from fedsilo.cohort import contract, facts
 
+    rows = read_facts(preparation.facts_path(site))
     rules = contract.rules(preparation.params.prepare.contract, preparation.roster.organs[1:])
     return {
         "site": site,
-        "num_cases": len(read_facts(preparation.facts_path(site))),
+        "num_cases": len(rows),
         "success": not _stopped(findings),
         "quarantined": sorted(contract.quarantined(findings)),
+        "repaired": {row.case: row.repairs.split(facts.SEPARATOR) for row in rows if row.repairs},
         "rules": [
             {"rule": rule.rule, "column": rule.column, "action": rule.action, "expected": rule.expected, "when": rule.when}
             for rule in rules

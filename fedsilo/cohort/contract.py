@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fedsilo.cohort import volumes
 from fedsilo.cohort.facts import Facts
 from fedsilo.params import ContractParams
 
@@ -111,6 +112,16 @@ def _of_files() -> tuple[Rule, ...]:
             0,
         ),
         Rule(
+            "F3",
+            "extra_channels",
+            "quarantine",
+            "image has more channels than files, such as colours",
+            "store each channel as a file of its own",
+            "readable",
+            0,
+            0,
+        ),
+        Rule(
             "P1",
             "num_traces",
             "quarantine",
@@ -163,6 +174,9 @@ def _of_geometry(bounds: ContractParams) -> Iterator[Rule]:
     warn, refuse = bounds.oblique_deg
     yield Rule("G4", "oblique_deg", "warn", "axes are oblique (degrees)", "none needed", "mm", 0, warn)
     yield Rule("G4", "oblique_deg", "quarantine", "axes are oblique (degrees)", "check the header", "mm", 0, refuse)
+    for action, bound in (("warn", volumes.SQUARE), ("quarantine", bounds.max_affine_difference)):
+        fix = "run with --fix, or export the image again" if action == "warn" else "export the image again"
+        yield Rule("G5", "shear", action, "axes are not at right angles (cosine)", fix, "mm", 0, bound)
     yield Rule(
         "G4",
         "affine_conflict",
@@ -221,7 +235,14 @@ def _of_labels(bounds: ContractParams, organs: Sequence[str]) -> Iterator[Rule]:
         shown="undeclared_values",
     )
     yield Rule(
-        "L1", "label_integral", "quarantine", "label has values that are not whole numbers", "export it again", "labelled", 1, 1
+        "L1",
+        "label_integral",
+        "quarantine",
+        "label has values that are not whole numbers",
+        "export it again; rounding errors up to 0.001 go away with --fix",
+        "labelled",
+        1,
+        1,
     )
     yield Rule("L3", "voxels_annotated", "quarantine", "label of a volume is empty", "leave the case out", "inside volume", 1)
     low, high = bounds.organ_volume

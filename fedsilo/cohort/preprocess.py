@@ -4,6 +4,8 @@ Order: reorient to (z, y, x) towards S, A, R; clip; z-score of the volume; resam
 probabilities are resampled to the stored grid, argmaxed, and the reorientation is undone.
 """
 
+import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +15,7 @@ from typing import Literal
 import numpy
 import safetensors
 import safetensors.torch
+import scipy
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedsilo import files
+from fedsilo.cohort.layouts import LabelMap, SourceCase
 from fedsilo.cohort.volumes import Image, Orientation
 from fedsilo.errors import DataError
 from fedsilo.params import PrepareParams
@@ -194,14 +198,62 @@ def native_spacing(recipe: Recipe) -> tuple[float, float, float] | None:
     return float(edges[0]), float(edges[1]), float(edges[2])
 
 
-def save(case: PreparedCase, path: Path) -> str:
-    """Write a case to one safetensors file, the same bytes for the same case; return its SHA-256."""
+def origin(source: SourceCase, label_map: LabelMap, *, unit: IntensityUnit, params: PrepareParams) -> str:
+    """Hash all that a prepared case follows from: the bytes of its files, what labels mean, unit, params, and this code."""
+    parts = {
+        "files": [files.sha256_file(path) for path in (*source.image_paths, *filter(None, [source.label_path]))],
+        "labels": sorted(label_map.values.items()),
+        "unit": unit,
+        "params": params.model_dump(mode="json", exclude={"contract", "val_share", "test_share"}),
+        "code": [_code(), numpy.__version__, scipy.__version__, torch.__version__],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """Hash the modules through which a case passes."""
+    folder = Path(__file__).parent
+    names = ("layouts.py", "preprocess.py", "repairs.py", "volumes.py")
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
+
+
+def origin_of(path: Path) -> str:
+    """Read what a prepared case was made from; empty if there is no such file, or none that can be used."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            return str((handle.metadata() or {}).get("origin", ""))
+    except (OSError, safetensors.SafetensorError):
+        return ""
+
+
+def recipe_of(path: Path) -> Recipe:
+    """Read the recipe alone.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            return _recipe(json.loads(handle.metadata()["recipe"]))
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"cannot read prepared case {path}: {error}") from error
+
+
+def save(case: PreparedCase, path: Path, *, origin: str = "") -> str:
+    """Write a case to one safetensors file, the same bytes for the same case; return its SHA-256.
+
+    Args:
+        case: The case.
+        path: Of the file.
+        origin: What it was made from, as ``origin`` says.
+    """
     tensors = {
         "image": case.image.to(torch.float16).contiguous(),
         "label": case.label.contiguous(),
         "native_label": case.native_label.contiguous(),
     }
-    metadata = {"recipe": json.dumps(asdict(case.recipe), sort_keys=True)}
+    metadata = {"recipe": json.dumps(asdict(case.recipe), sort_keys=True)} | ({"origin": origin} if origin else {})
     files.write_bytes(path, safetensors.torch.save(tensors, metadata))
     return files.sha256_file(path)
 

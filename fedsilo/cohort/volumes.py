@@ -5,6 +5,10 @@ are (z, y, x), pointing to Superior, Anterior and Right, and ``spacing_mm`` foll
 rows and columns are taken as radiologists show a slice, down towards Posterior and right towards Left.
 """
 
+import math
+import struct
+import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,15 @@ from fedsilo.errors import DataError
 CANONICAL = ("R", "A", "S")
 PNG_ENDING = ".png"
 MAX_CHANNEL_DIFFERENCE_MM = 1e-3
+MAX_VOXELS = 2**29
+"""Of a file, by its header: 512 x 512 x 2048. A header that claims more is wrong or hostile; reading it would fill the memory."""
+
+SQUARE = 1e-5
+"""Cosines between axes that float32 headers leave behind."""
+
+SMALLEST_VOXEL_MM3 = 1e-9
+LARGEST_AFFINE_MM = 1e5
+"""Of any entry: nothing in a hospital is a hundred metres away."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,12 @@ def oblique_deg(affine: NDArray[numpy.float64]) -> float:
     return float(numpy.degrees(numpy.arccos(numpy.clip(cosines.min(), 0, 1))))
 
 
+def shear(affine: NDArray[numpy.float64]) -> float:
+    """Measure how far the axes are from right angles: the largest cosine between two of them, 0 if they are square."""
+    directions = affine[:3, :3] / numpy.linalg.norm(affine[:3, :3], axis=0)
+    return float(numpy.abs(directions.T @ directions - numpy.eye(3)).max())
+
+
 def from_zyx(array: NDArray[numpy.generic], affine: NDArray[numpy.float64], axcodes: str) -> Volume:
     """Store a (z, y, x) array on axes that point to ``axcodes``.
 
@@ -153,15 +172,22 @@ def read_nifti(path: Path) -> Volume:
     """
     try:
         image = nibabel.load(path)
+        _bound(image.shape, path)
         array = numpy.asanyarray(image.dataobj)
         affine = numpy.asarray(image.affine, numpy.float64)
+    except DataError:
+        raise
     except Exception as error:  # nibabel and gzip raise a dozen unrelated types for one meaning: not readable
         raise DataError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
     while array.ndim > 3 and array.shape[-1] == 1:  # noqa: PLR2004  # spatial axes
         array = array[..., 0]
     if array.ndim != 3:  # noqa: PLR2004  # spatial axes
         raise DataError(f"cannot use {path}: expected 3 axes, got shape {array.shape}")
-    if abs(numpy.linalg.det(affine[:3, :3])) < 1e-9:  # noqa: PLR2004  # cubic mm; a voxel is never that small
+    if not array.size:
+        raise DataError(f"cannot use {path}: it has no voxels, shape {array.shape}")
+    if not (numpy.isfinite(affine).all() and numpy.abs(affine).max() <= LARGEST_AFFINE_MM):
+        raise DataError(f"cannot use {path}: its affine has an entry that is no number of mm up to {LARGEST_AFFINE_MM:g}")
+    if abs(numpy.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
         raise DataError(f"cannot use {path}: its affine is singular")
     return Volume(_numeric(array, path), affine)
 
@@ -182,9 +208,12 @@ def read_png(path: Path, *, is_label: bool = False) -> NDArray[numpy.generic]:
     """
     allowed = ("1", "L", "P", "I;16", "I") if is_label else ("L", "I;16", "I", "RGB")
     try:
-        with PIL.Image.open(path, formats=["PNG"]) as opened:
-            mode, array = opened.mode, numpy.asarray(opened)
-    except (OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # the size is checked before pixels are read
+            with PIL.Image.open(path, formats=["PNG"]) as opened:
+                _bound(opened.size, path)
+                mode, array = opened.mode, numpy.asarray(opened)
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
     if mode not in allowed:
         raise DataError(f"cannot use {path}: expected pixels of a kind in {', '.join(allowed)}, got {mode}")
@@ -212,6 +241,12 @@ def read_image(paths: Sequence[Path], *, is_label: bool = False) -> Image:
         if numpy.abs(affine - affines[0]).max() > MAX_CHANNEL_DIFFERENCE_MM:
             raise DataError(f"cannot use {path}: its affine differs from that of the first channel")
     return Image(numpy.concatenate(stacks), affines[0] if affines else None)
+
+
+def _bound(shape: Sequence[int], path: Path) -> None:
+    """Refuse what would fill the memory before it is read."""
+    if min(shape, default=0) < 0 or math.prod(shape) > MAX_VOXELS:
+        raise DataError(f"cannot use {path}: its header claims {math.prod(shape)} voxels, expected at most {MAX_VOXELS}")
 
 
 def _numeric(array: NDArray[numpy.generic], path: Path) -> NDArray[numpy.generic]:

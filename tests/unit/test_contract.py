@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from fedsilo import params as params_module
-from fedsilo.cohort import contract, facts, layouts, roster, splits
+from fedsilo.cohort import contract, facts, layouts, measure, roster, splits
 from fedsilo.errors import ContractError, DataError, ParamsError
 from tasks import expectations
 
@@ -66,7 +66,7 @@ def rules(bounds):
 def measured(folder, cohort):
     found = layouts.find_cases(folder, "mr-a")
     label_map = layouts.harmonise(found.labels, cohort, "mr-a")
-    rows = [facts.measure(case, label_map, roster=cohort, site=cohort.site("mr-a")) for case in found.cases]
+    rows = [measure.measure(case, label_map, roster=cohort, site=cohort.site("mr-a")) for case in found.cases]
     split = splits.assign(
         {case.case: case.patient for case in found.cases}, site="mr-a", role="inside", seed=1, val_share=0.25, test_share=0.25
     )

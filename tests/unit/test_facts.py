@@ -9,6 +9,7 @@ import pandas
 import pytest
 
 from fedsilo.cohort import facts, layouts, volumes
+from fedsilo.cohort import measure as measures
 from tests.unit import raw_site
 
 COHORT = raw_site.roster()
@@ -17,7 +18,7 @@ COHORT = raw_site.roster()
 def measure(folder, case=0, cohort=COHORT):
     found = layouts.find_cases(folder, "site-a")
     label_map = layouts.harmonise(found.labels, cohort, "site-a")
-    return facts.measure(found.cases[case], label_map, roster=cohort, site=cohort.site("site-a"))
+    return measures.measure(found.cases[case], label_map, roster=cohort, site=cohort.site("site-a"))
 
 
 @pytest.fixture

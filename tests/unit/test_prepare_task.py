@@ -261,7 +261,7 @@ class TestInspection:
         assert line.endswith("F1 quarantine")
 
     def test_a_site_that_was_not_prepared(self, preparation):
-        with pytest.raises(DataError, match="run flows.prepare first"):
+        with pytest.raises(DataError, match=r"run flows\.prepare first"):
             inspection.show(preparation.roster, preparation.paths, preparation.data_root, "site-a")
 
     def test_cases_that_changed_since(self, preparation, without_rules):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fedsilo import params as params_module
-from fedsilo.cohort import facts, hashes, layouts, splits, summaries
+from fedsilo.cohort import facts, hashes, layouts, measure, splits, summaries
 from tests.unit import raw_site
 
 KEY = b"shared by the sites"
@@ -28,7 +28,7 @@ def told(tmp_path_factory):
         raw_site.write_site(folder / entry.folder, 4, seed=10 * index)
         found = layouts.find_cases(folder / entry.folder, entry.name)
         label_map = layouts.harmonise(found.labels, cohort, entry.name)
-        rows = [facts.measure(case, label_map, roster=cohort, site=entry) for case in found.cases]
+        rows = [measure.measure(case, label_map, roster=cohort, site=entry) for case in found.cases]
         split = splits.assign(
             {row.case: row.patient for row in rows}, site=entry.name, role=entry.role, seed=1, val_share=0.2, test_share=0.3
         )
