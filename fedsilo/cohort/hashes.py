@@ -45,13 +45,15 @@ def near_hash(array_zyx: NDArray[numpy.generic]) -> str:
         array_zyx: (c, z, y, x); channels are averaged.
 
     Returns:
-        Hexadecimal digits, 4 bits each: 256 of a volume, 128 of a slice.
+        Hexadecimal digits, 4 bits each: 256 of a volume, 128 of a slice; none of an image without contrast.
 
     Reference:
         Ours; bits by comparison with neighbours after Krawetz, "Kind of like that" (dHash), 2013.
     """
     values = numpy.nan_to_num(numpy.asarray(array_zyx, numpy.float64), posinf=0, neginf=0).mean(axis=0)
     low, high = numpy.percentile(values, WINDOW)
+    if not high > low:
+        return ""
     cells = shrink(numpy.clip(values, low, high))
     filled = cells > low + EMPTY_SHARE * (high - low)
     ranks = numpy.zeros_like(cells)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 import safetensors
@@ -221,9 +221,8 @@ def _code() -> str:
 def origin_of(path: Path) -> str:
     """Read what a prepared case was made from; empty if there is no such file, or none that can be used."""
     try:
-        with safetensors.safe_open(path, framework="pt") as handle:
-            return str((handle.metadata() or {}).get("origin", ""))
-    except (OSError, safetensors.SafetensorError):
+        return str(_metadata(path)["origin"])
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
         return ""
 
 
@@ -234,10 +233,16 @@ def recipe_of(path: Path) -> Recipe:
         DataError: The file is missing or damaged.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as handle:
-            return _recipe(json.loads(handle.metadata()["recipe"]))
+        return _recipe(_metadata(path)["recipe"])
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"cannot read prepared case {path}: {error}") from error
+
+
+def _metadata(path: Path) -> Mapping[str, Any]:
+    """Read what a prepared case says about itself."""
+    with safetensors.safe_open(path, framework="pt") as handle:
+        content: dict[str, Any] = json.loads(handle.metadata()["case"])
+        return content
 
 
 def save(case: PreparedCase, path: Path, *, origin: str = "") -> str:
@@ -253,7 +258,8 @@ def save(case: PreparedCase, path: Path, *, origin: str = "") -> str:
         "label": case.label.contiguous(),
         "native_label": case.native_label.contiguous(),
     }
-    metadata = {"recipe": json.dumps(asdict(case.recipe), sort_keys=True)} | ({"origin": origin} if origin else {})
+    content = {"recipe": asdict(case.recipe), "origin": origin}
+    metadata = {"case": json.dumps(content, sort_keys=True)}  # one entry: safetensors writes several in no fixed order
     files.write_bytes(path, safetensors.torch.save(tensors, metadata))
     return files.sha256_file(path)
 
@@ -266,7 +272,7 @@ def load(path: Path) -> PreparedCase:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
-            recipe = _recipe(json.loads(handle.metadata()["recipe"]))
+            recipe = _recipe(json.loads(handle.metadata()["case"])["recipe"])
             image, label, native = (handle.get_tensor(name) for name in ("image", "label", "native_label"))
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"cannot read prepared case {path}: {error}") from error

@@ -33,14 +33,15 @@ def read(source: SourceCase, *, fix: bool) -> tuple[Image, Image | None, tuple[s
     if not fix:
         return image, label, ()
     made = []
-    if image.affine is not None and volumes.SQUARE < volumes.shear(image.affine) <= NOISE:
-        image = replace(image, affine=squared(image.affine))
+    stored = image.affine
+    if stored is not None and volumes.SQUARE < volumes.shear(stored) <= NOISE:
+        image = replace(image, affine=squared(stored))
         made.append(DIRECTION)
-    if label is not None and image.affine is not None and label.affine is not None:
-        apart = float(numpy.abs(label.affine - image.affine).max())
+    if label is not None and stored is not None and label.affine is not None:
+        apart = float(numpy.abs(label.affine - stored).max())
         if 0 < apart <= NOISE:
-            label = replace(label, affine=image.affine)
             made.append(LABEL_AFFINE)
+        label = replace(label, affine=image.affine) if apart <= NOISE else label
     if label is not None and label.channels.dtype.kind == "f" and numpy.isfinite(label.channels).all():
         whole = numpy.rint(label.channels)
         if 0 < float(numpy.abs(label.channels - whole).max()) <= NOISE:

@@ -5,6 +5,7 @@ are (z, y, x), pointing to Superior, Anterior and Right, and ``spacing_mm`` foll
 rows and columns are taken as radiologists show a slice, down towards Posterior and right towards Left.
 """
 
+import gzip
 import math
 import struct
 import warnings
@@ -22,7 +23,10 @@ from fedsilo import files
 from fedsilo.errors import DataError
 
 CANONICAL = ("R", "A", "S")
-PNG_ENDING = ".png"
+PNG_ENDING, GZIP_ENDING = ".png", ".gz"
+MAX_BYTES_AFTER = 2**16
+"""Behind the last voxel, which some tools pad."""
+
 MAX_CHANNEL_DIFFERENCE_MM = 1e-3
 MAX_VOXELS = 2**29
 """Of a file, by its header: 512 x 512 x 2048. A header that claims more is wrong or hostile; reading it would fill the memory."""
@@ -157,8 +161,6 @@ def from_zyx(array: NDArray[numpy.generic], affine: NDArray[numpy.float64], axco
 
 def write_nifti(volume: Volume, path: Path) -> Path:
     """Write a compressed NIfTI-1 file, the same bytes for the same volume (no time stamp, no file name in the gzip)."""
-    import gzip
-
     image = nibabel.Nifti1Image(volume.array, volume.affine)
     image.header.set_xyzt_units("mm")
     return files.write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
@@ -173,6 +175,8 @@ def read_nifti(path: Path) -> Volume:
     try:
         image = nibabel.load(path)
         _bound(image.shape, path)
+        if path.suffix == GZIP_ENDING:
+            image = type(image).from_bytes(_unpacked(path, num_bytes=image.dataobj.offset + _num_bytes(image)))
         array = numpy.asanyarray(image.dataobj)
         affine = numpy.asarray(image.affine, numpy.float64)
     except DataError:
@@ -241,6 +245,20 @@ def read_image(paths: Sequence[Path], *, is_label: bool = False) -> Image:
         if numpy.abs(affine - affines[0]).max() > MAX_CHANNEL_DIFFERENCE_MM:
             raise DataError(f"cannot use {path}: its affine differs from that of the first channel")
     return Image(numpy.concatenate(stacks), affines[0] if affines else None)
+
+
+def _num_bytes(image: nibabel.Nifti1Image) -> int:
+    """Say how many bytes the voxels of an image take as stored."""
+    return math.prod(image.shape) * int(image.dataobj.dtype.itemsize)
+
+
+def _unpacked(path: Path, *, num_bytes: int) -> bytes:
+    """Unpack a gzip to its end, where the checksum is: a reader that stops after the last voxel would miss a damaged file."""
+    with gzip.open(path) as handle:
+        content = handle.read(num_bytes + MAX_BYTES_AFTER + 1)
+    if len(content) > num_bytes + MAX_BYTES_AFTER:
+        raise DataError(f"cannot use {path}: more bytes than its header says, expected {num_bytes}")
+    return content
 
 
 def _bound(shape: Sequence[int], path: Path) -> None:

@@ -223,7 +223,7 @@ class TestFiles:
                 {name: handle.get_tensor(name).dtype for name in ("image", "label", "native_label")},
             )
 
-        assert json.loads(metadata["recipe"])["source_shape"] == list(raw_site.SHAPE)
+        assert json.loads(metadata["case"])["recipe"]["source_shape"] == list(raw_site.SHAPE)
         assert dtypes == {"image": torch.float16, "label": torch.uint8, "native_label": torch.uint8}
 
     def test_a_damaged_or_missing_file_is_named(self, case, tmp_path):
