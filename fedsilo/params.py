@@ -68,6 +68,9 @@ class PrepareParams(Section):
         description="working spacing of mm cases; a null z keeps the slices as acquired"
     )
     size_yx_px: tuple[Count, Count] = Field(description="working size of cases without spacing")
+    plan: Literal["params", "federated"] = Field(
+        description="federated: spacing, and the clip of CT in HU, follow from the sites' merged histograms instead"
+    )
     ct_clip_hu: tuple[float, float]
     mr_clip_percentiles: tuple[float, float] = Field(description="of non-zero voxels; also used for windowed 8-bit CT")
     val_share: Share = Field(description="share of an inside site's patients for validation, at least one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from logging import ERROR, WARNING
@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from fedsilo.cohort.roster import Roster
 from fedsilo.errors import ContractError, OutputError
 from fedsilo.params import Params
-from tasks import workers
+from tasks import plans, workers
 from tasks.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class Preparation:
     def facts_path(self, site: str) -> Path:
         """Facts of a site until its cases are prepared."""
         return self.paths.checkpoints_dir / "prepare" / site / "facts.json"
+
+    @property
+    def plan_path(self) -> Path:
+        """What follows from the histograms of all sites."""
+        return self.paths.docs_dir / "plan.json"
 
 
 @task(name="measure site", task_run_name="{site}: measure cases", cache_policy=NO_CACHE, persist_result=False)
@@ -92,6 +97,7 @@ def check(preparation: Preparation) -> None:
         table=[_line(site, found) for site, found in verdicts.items()],
         description=f"Data contract of {preparation.roster.name}; pages in `{preparation.paths.docs_dir}`",
     )
+    files.write_json(preparation.plan_path, plans.made_from(_taking_part(preparation, verdicts)))
     if any(finding.action == "stop federation" for found in (everywhere, *verdicts.values()) for finding in found):
         stopping = [finding for found in (everywhere, *verdicts.values()) for finding in found if finding.stops]
         raise ContractError(" | ".join(finding.message for finding in stopping))
@@ -135,6 +141,18 @@ def judge(preparation: Preparation) -> tuple[dict[str, list[Finding]], dict[str,
         if finding.site:
             found[finding.site].append(finding)
     return found, {site: entry.page for site, entry in checked.items()}
+
+
+def _taking_part(preparation: Preparation, verdicts: Mapping[str, Sequence[Finding]]) -> list[list[Facts]]:
+    """Give the facts that the inside sites that take part train and test on."""
+    from fedsilo.cohort import contract
+
+    found = []
+    for site, findings in verdicts.items():
+        left_out = contract.quarantined(findings)
+        if preparation.roster.site(site).role == "inside" and not _stopped(findings):
+            found.append([row for row in read_facts(preparation.facts_path(site)) if row.case not in left_out])
+    return found
 
 
 def _stopped(findings: Sequence[Finding]) -> bool:
@@ -239,25 +257,28 @@ def prepare_site(
     written = (preparation.paths.docs_dir / site / "contract.json").read_bytes()
     verdict = json.loads(written)
     left_out = set(verdict["quarantined"])
+    params = plans.followed(preparation.params, preparation.plan_path)
     folder = preparation.paths.prepared_site(site)
     building = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(building, ignore_errors=True)
     rows, num_kept = [], 0
+    listed = folder / "manifest.csv"
+    before = {row.case: row.sha256 for row in manifest.read(listed)} if listed.is_file() else {}
     for source in found.cases if verdict["success"] else ():
         if source.case in left_out:
             continue
         fact = measured[source.case]
         file = f"cases/{source.case}.safetensors"
-        origin = preprocess.origin(source, label_map, unit=entry.intensity_unit, params=preparation.params.prepare)
-        if preprocess.origin_of(folder / file) == origin:
+        origin = preprocess.origin(source, label_map, unit=entry.intensity_unit, params=params)
+        if preprocess.origin_of(folder / file) == origin and files.sha256_file(folder / file) == before.get(source.case):
             files.write_bytes(building / file, (folder / file).read_bytes())
             num_kept += 1
         else:
-            image, label, _ = repairs.read(source, fix=preparation.params.prepare.fix)
+            image, label, _ = repairs.read(source, fix=params.fix)
             if label is None:
                 raise ContractError(f"site {site}: case {source.case} has no label")
             values = label_map.apply(label.channels[0])
-            case = preprocess.prepare(image, values, unit=entry.intensity_unit, params=preparation.params.prepare)
+            case = preprocess.prepare(image, values, unit=entry.intensity_unit, params=params)
             preprocess.save(case, building / file, origin=origin)
         recipe = preprocess.recipe_of(building / file)
         rows.append(

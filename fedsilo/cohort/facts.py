@@ -37,7 +37,8 @@ class Facts:
     """Facts of one case; None where they cannot be measured. Units are in the names; intensities are in the stored unit.
 
     The split, and in how many splits a patient and what looks like an image are, is filled in once the site's splits are known.
-    ``organs`` holds those that the site annotates, by name; in the table each is several columns.
+    ``organs`` holds those that the site annotates, by name; in the table each is several columns. ``foreground_hu``, of a CT in
+    HU the voxels of its organs at each whole HU, is no part of the table.
     """
 
     cohort: str
@@ -106,9 +107,10 @@ class Facts:
     num_unmeasured: int | None = None
     facts_version: int = VERSION
     organs: Mapping[str, OrganFacts] = field(default_factory=dict)
+    foreground_hu: tuple[tuple[int, int], ...] = ()
 
 
-OF_CASE = tuple(entry.name for entry in fields(Facts) if entry.name != "organs")
+OF_CASE = tuple(entry.name for entry in fields(Facts) if entry.name not in {"organs", "foreground_hu"})
 OF_ORGAN = tuple(entry.name for entry in fields(OrganFacts))
 
 
@@ -173,10 +175,13 @@ def write(rows: Sequence[Facts], organs: Sequence[str], path: Path) -> Path:
 def to_json(row: Facts) -> dict[str, object]:
     """Write facts as JSON values."""
     return {name: getattr(row, name) for name in OF_CASE} | {
-        "organs": {organ: vars(found) for organ, found in row.organs.items()}
+        "organs": {organ: vars(found) for organ, found in row.organs.items()},
+        "foreground_hu": [list(pair) for pair in row.foreground_hu],
     }
 
 
 def from_json(content: Mapping[str, Any]) -> Facts:
     """Read what ``to_json`` wrote."""
-    return Facts(**{**content, "organs": {organ: OrganFacts(**found) for organ, found in content["organs"].items()}})
+    organs = {organ: OrganFacts(**found) for organ, found in content["organs"].items()}
+    foreground = tuple((int(value), int(count)) for value, count in content["foreground_hu"])
+    return Facts(**{**content, "organs": organs, "foreground_hu": foreground})

@@ -8,6 +8,7 @@ import numpy
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from fedsilo.cohort.facts import Facts
 from fedsilo.errors import DataError
 
 SPACING_BIN_MM = 0.05
@@ -31,12 +32,13 @@ class CaseShape:
     Attributes:
         spacing_zyx: In mm.
         shape_zyx: In voxels.
-        foreground_hu: Of a CT in HU, the intensities inside its organs; None of another image.
+        foreground: Of a CT in HU, how much of its organs lies at each whole HU from -1024 to 3071, summing to 1; None of another
+            image, or without organs.
     """
 
     spacing_zyx: tuple[float, float, float]
     shape_zyx: tuple[int, int, int]
-    foreground_hu: NDArray[numpy.generic] | None
+    foreground: Float[NDArray[numpy.float64], "4096"] | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ class Plan:
     std_hu: float | None
 
 
+def case_shapes(rows: Iterable[Facts]) -> list[CaseShape]:
+    """Take what the fingerprint needs from facts; of cases in pixels nothing."""
+    return [
+        CaseShape(
+            spacing_zyx=(row.spacing_z, row.spacing_y, row.spacing_x),
+            shape_zyx=(row.shape_z, row.shape_y, row.shape_x),
+            foreground=_dense(row.foreground_hu),
+        )
+        for row in rows
+        if None not in {row.spacing_z, row.spacing_y, row.spacing_x, row.shape_z, row.shape_y, row.shape_x}
+    ]
+
+
+def hu_counts(values: NDArray[numpy.generic]) -> tuple[tuple[int, int], ...]:
+    """Count intensities at each whole HU that is there; those beyond -1024 to 3071 count at the ends."""
+    whole = numpy.rint(values.astype(numpy.float64)).clip(LOWEST_HU, HIGHEST_HU).astype(int)
+    found, counts = numpy.unique(whole, return_counts=True)
+    return tuple(zip(found.tolist(), counts.tolist(), strict=True))
+
+
 def of_site(cases: Sequence[CaseShape], *, fewest: int = FEWEST_CASES) -> Fingerprint:
     """Make a site's fingerprint.
 
@@ -85,14 +107,14 @@ def of_site(cases: Sequence[CaseShape], *, fewest: int = FEWEST_CASES) -> Finger
         fewest: Below as many cases only medians are told.
 
     Raises:
-        DataError: There is no case, or the foreground of one is empty.
+        DataError: There is no case.
     """
     if not cases:
         raise DataError("cannot make a fingerprint of no case")
     spacing = tuple(_histogram(_bin(case.spacing_zyx[axis]) for case in cases) for axis in range(3))
     shape = tuple(_histogram(case.shape_zyx[axis] for case in cases) for axis in range(3))
-    told = [case.foreground_hu for case in cases if case.foreground_hu is not None]
-    foreground = numpy.sum([_mass(values) for values in told], axis=0) if told else numpy.zeros(NUM_HU)
+    told = [case.foreground for case in cases if case.foreground is not None]
+    foreground = numpy.sum(told, axis=0) if told else numpy.zeros(NUM_HU)
     if len(cases) < fewest:
         spacing, shape = (tuple(_median_only(histogram) for histogram in part) for part in (spacing, shape))
     if len(told) < fewest:
@@ -191,9 +213,11 @@ def _percentile(histogram: Histogram, percent: float) -> int:
     raise DataError("an empty histogram has no percentile")
 
 
-def _mass(values: NDArray[numpy.generic]) -> Float[NDArray[numpy.float64], "4096"]:
-    """Spread one case over whole HU; values beyond the range count at its ends."""
-    if values.size == 0:
-        raise DataError("the foreground of a case is empty")
-    whole = numpy.rint(values.astype(numpy.float64)).clip(LOWEST_HU, HIGHEST_HU).astype(int) - LOWEST_HU
-    return numpy.bincount(whole.reshape(-1), minlength=NUM_HU) / values.size
+def _dense(counts: Sequence[tuple[int, int]]) -> Float[NDArray[numpy.float64], "4096"] | None:
+    """Spread counts of a case over whole HU."""
+    if not counts:
+        return None
+    mass = numpy.zeros(NUM_HU)
+    for value, count in counts:
+        mass[value - LOWEST_HU] = count
+    return mass / mass.sum()

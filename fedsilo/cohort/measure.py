@@ -7,7 +7,7 @@ import nibabel
 import numpy
 from numpy.typing import NDArray
 
-from fedsilo.cohort import hashes, privacy, repairs, volumes
+from fedsilo.cohort import fingerprint, hashes, privacy, repairs, volumes
 from fedsilo.cohort.facts import SEPARATOR, Facts, OrganFacts
 from fedsilo.cohort.layouts import LabelMap, SourceCase
 from fedsilo.cohort.roster import Roster, SiteEntry
@@ -135,7 +135,15 @@ def _of_label(facts: Facts, image: Image, label: Image, label_map: LabelMap, *, 
         voxels_annotated=int(numpy.count_nonzero(mapped)),
         label_hash=hashes.content_hash(label.zyx, label.spacing_zyx),
         organs={organs[value]: _of_organ(mapped == value, label) for value in label_map.annotated},
+        foreground_hu=_foreground(facts, image.channels[0], mapped) if equal else (),
     )
+
+
+def _foreground(facts: Facts, voxels: NDArray[numpy.generic], mapped: NDArray[numpy.uint8]) -> tuple[tuple[int, int], ...]:
+    """Count the intensities of a CT inside its organs."""
+    if facts.intensity_unit != "hu" or facts.num_nonfinite:
+        return ()
+    return fingerprint.hu_counts(voxels[mapped > 0])
 
 
 def _of_organ(mask: NDArray[numpy.bool_], label: Image) -> OrganFacts:

@@ -1,29 +1,45 @@
 """The federated fingerprint: sites that share histograms plan as if their data lay in one place."""
 
+from dataclasses import replace
+
 import numpy
 import pytest
 
 from fedsilo.cohort import fingerprint
+from fedsilo.cohort.facts import Facts
 from fedsilo.cohort.fingerprint import CaseShape
 from fedsilo.errors import DataError
 
+FACTS = Facts(
+    **dict.fromkeys(("cohort", "site", "role", "case", "patient", "modality", "problem"), ""),
+    intensity_unit="hu",
+    readable=True,
+    has_label=True,
+)
+
+
+def drawn(number, seed):
+    """Intensities of cases, whole HU."""
+    generator = numpy.random.default_rng(seed)
+    return [generator.normal(60 + 40 * generator.normal(), 25, int(generator.integers(50, 5000))).round() for _ in range(number)]
+
 
 def cases(number, seed, *, spacing=(5.0, 1.0, 1.0), shape=(30, 200, 200)):
-    generator = numpy.random.default_rng(seed)
-    return [
-        CaseShape(
-            spacing_zyx=tuple(edge * float(generator.uniform(0.8, 1.2)) for edge in spacing),
-            shape_zyx=tuple(int(edge * generator.uniform(0.8, 1.2)) for edge in shape),
-            foreground_hu=generator.normal(60 + 40 * generator.normal(), 25, int(generator.integers(50, 5000))).round(),
-        )
-        for _ in range(number)
-    ]
+    generator = numpy.random.default_rng(seed + 1000)
+    rows = []
+    for values in drawn(number, seed):
+        edges = [edge * float(generator.uniform(0.8, 1.2)) for edge in spacing]
+        sizes = [int(edge * generator.uniform(0.8, 1.2)) for edge in shape]
+        grid = {f"spacing_{axis}": edge for axis, edge in zip("zyx", edges, strict=True)}
+        grid |= {f"shape_{axis}": size for axis, size in zip("zyx", sizes, strict=True)}
+        rows.append(replace(FACTS, foreground_hu=fingerprint.hu_counts(values), **grid))
+    return fingerprint.case_shapes(rows)
 
 
 def pooled(found):
-    """Percentiles, mean and deviation over the cases in one place, each case with weight one."""
-    values = numpy.concatenate([case.foreground_hu for case in found])
-    weights = numpy.concatenate([numpy.full(case.foreground_hu.size, 1 / case.foreground_hu.size) for case in found])
+    """Percentiles, mean and deviation over the intensities in one place, each case with weight one."""
+    values = numpy.concatenate(found)
+    weights = numpy.concatenate([numpy.full(case.size, 1 / case.size) for case in found])
     order = numpy.argsort(values, kind="stable")
     cumulated = numpy.cumsum(weights[order]) / weights.sum()
     low, high = (values[order][numpy.searchsorted(cumulated, share - 1e-12)] for share in (0.005, 0.995))
@@ -50,7 +66,7 @@ def test_the_plan_is_that_of_pooled_data():
 
     made = fingerprint.plan(fingerprint.merge([fingerprint.of_site(found[start::3]) for start in range(3)]))
 
-    low, high, mean, std = pooled(found)
+    low, high, mean, std = pooled(drawn(41, 2))
     assert made.spacing_zyx == pytest.approx(
         [numpy.median([case.spacing_zyx[axis] for case in found]) for axis in range(3)], abs=fingerprint.SPACING_BIN_MM / 2 + 1e-9
     )
@@ -71,13 +87,20 @@ def test_thick_slices_are_planned_at_their_finest_tenth():
 
 
 def test_a_large_organ_weighs_no_more_than_a_small_one():
-    large, small = (
-        CaseShape((1.0, 1.0, 1.0), (10, 10, 10), numpy.full(size, value)) for size, value in ((100000, 100.0), (10, 0.0))
-    )
+    grid = {f"{name}_{axis}": 10 for name in ("spacing", "shape") for axis in "zyx"}
+    rows = [replace(FACTS, foreground_hu=((value, count),), **grid) for value, count in ((100, 100000), (0, 10))]
 
-    made = fingerprint.plan(fingerprint.of_site([large, small], fewest=1))
+    made = fingerprint.plan(fingerprint.of_site(fingerprint.case_shapes(rows), fewest=1))
 
     assert made.mean_hu == pytest.approx(50)
+
+
+def test_cases_in_pixels_are_no_part_of_it():
+    assert fingerprint.case_shapes([FACTS]) == []
+
+
+def test_intensities_beyond_the_range_count_at_its_ends():
+    assert fingerprint.hu_counts(numpy.array([-3000.0, 5000.0, 5000.4, 12.4])) == ((-1024, 1), (12, 1), (3071, 2))
 
 
 def test_few_cases_tell_their_medians_and_no_intensities():
@@ -101,7 +124,6 @@ def test_images_without_hu_have_no_clip_range():
     [
         (lambda: fingerprint.of_site([]), "no case"),
         (lambda: fingerprint.merge([]), "no fingerprint"),
-        (lambda: fingerprint.of_site([CaseShape((1.0, 1.0, 1.0), (1, 1, 1), numpy.zeros(0))]), "empty"),
     ],
 )
 def test_nothing_has_no_fingerprint(made, message):

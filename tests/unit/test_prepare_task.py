@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy
@@ -12,8 +13,8 @@ import pytest
 
 from fedsilo import files
 from fedsilo.cohort import contract, manifest, preprocess
-from fedsilo.errors import ContractError, DataError, OutputError
-from tasks import expectations, inspection, prepare, verdicts, workers
+from fedsilo.errors import ContractError, DataError, OutputError, ParamsError
+from tasks import expectations, inspection, plans, prepare, verdicts, workers
 from tasks.paths import RunPaths
 from tests.unit import raw_site
 
@@ -271,3 +272,60 @@ class TestInspection:
 
         with pytest.raises(DataError, match="case_9 came or went"):
             inspection.show(preparation.roster, preparation.paths, preparation.data_root, "site-a")
+
+
+class TestPlan:
+    def test_spacing_follows_from_all_inside_sites(self, tmp_path, without_rules):
+        preparation = make(tmp_path, "inside", "inside", "outside", changes=("prepare.plan=federated",))
+        play(preparation)
+
+        plan = json.loads(preparation.plan_path.read_text())
+        assert (plan["num_sites"], plan["num_cases"], plan["clip_hu"]) == (2, 12, None)
+        assert plan["spacing_zyx"] == pytest.approx([5, 3, 2], abs=0.03)
+        recipe = preprocess.load(preparation.paths.prepared_site("site-a") / "cases/case_0.safetensors").recipe
+        assert recipe.target_spacing_zyx == pytest.approx([5, 3, 2], abs=0.2)
+
+    def test_without_a_case_in_mm_there_is_nothing_to_plan(self, tmp_path):
+        (tmp_path / "plan.json").write_text("{}")
+        changed = raw_site.params("prepare.plan=federated")
+
+        with pytest.raises(ParamsError, match=r"prepare\.plan is federated"):
+            plans.followed(changed, tmp_path / "plan.json")
+
+
+class TestUnchangedCases:
+    def test_they_are_taken_over_and_the_result_is_the_same(self, preparation, without_rules, caplog):
+        play(preparation)
+        before = results(preparation)
+        with caplog.at_level(logging.INFO):
+            play(preparation)
+
+        assert "site-a: 0 cases prepared, 6 unchanged" in caplog.text
+        assert results(preparation) == before
+
+    def test_another_file_and_other_params_are_not(self, preparation, without_rules):
+        play(preparation)
+        before = results(preparation)
+        image, label = raw_site.voxels(99)
+        raw_site.write_case(raw(preparation), "case_0", image, label)
+
+        play(preparation)
+
+        after = results(preparation)
+        changed = {path for path in before if path.startswith("site-a/cases") and before[path] != after[path]}
+        assert changed == {"site-a/cases/case_0.safetensors"}
+        other = replace(preparation, params=raw_site.params("prepare.size_yx_px=[32, 32]", "prepare.spacing_zyx_mm=[null, 5, 5]"))
+        play(other)
+        assert all(results(other)[path] != after[path] for path in after if path.startswith("site-a/cases"))
+
+    def test_one_that_was_damaged_is_made_again(self, preparation, without_rules):
+        play(preparation)
+        before = results(preparation)
+        file = preparation.paths.prepared_site("site-a") / "cases/case_0.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+
+        play(preparation)
+
+        assert results(preparation) == before
