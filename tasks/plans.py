@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedsilo.cohort.facts import Facts
-    from fedsilo.params import Params, PrepareParams
-
-NUM_SLICE_DIMS = 2
+    from fedsilo.params import PrepareParams
 
 
 def made_from(sites: Sequence[Sequence[Facts]]) -> dict[str, object]:
@@ -29,18 +27,18 @@ def made_from(sites: Sequence[Sequence[Facts]]) -> dict[str, object]:
     return {"num_sites": len(parts), "num_cases": merged.num_cases, **vars(fingerprint.plan(merged))}
 
 
-def followed(params: Params, plan_path: Path) -> PrepareParams:
-    """Put the plan's spacing and CT clip in the place of those of the params, if these say so; a 2D network keeps the slices.
+def followed(params: PrepareParams, plan_path: Path) -> PrepareParams:
+    """Put the plan's spacing and CT clip in the place of those of the params, if these say so; a null z keeps the slices.
 
     Raises:
         ParamsError: The plan is asked for and empty.
     """
-    if params.prepare.plan == "params":
-        return params.prepare
+    if params.plan == "params":
+        return params
     plan = json.loads(plan_path.read_text(encoding="utf-8"))
     if not plan:
         raise ParamsError("prepare.plan is federated, but no inside site that takes part has cases with a spacing")
     z, y, x = plan["spacing_zyx"]
-    keeps_slices = params.federate.network.spatial_dims == NUM_SLICE_DIMS
+    keeps_slices = params.spacing_zyx_mm[0] is None
     clip = {"ct_clip_hu": tuple(plan["clip_hu"])} if plan["clip_hu"] else {}
-    return params.prepare.model_copy(update={"spacing_zyx_mm": (None if keeps_slices else z, y, x), **clip})
+    return params.model_copy(update={"spacing_zyx_mm": (None if keeps_slices else z, y, x), **clip})

@@ -129,7 +129,7 @@ def judge(preparation: Preparation) -> tuple[dict[str, list[Finding]], dict[str,
             if not _stopped(found[site])
         ]
         between = summaries.between_sites(
-            told, organs=organs, spatial_dims=preparation.params.federate.network.spatial_dims, bounds=bounds
+            told, organs=organs, resampled_z=preparation.params.prepare.spacing_zyx_mm[0] is not None, bounds=bounds
         )
         stopping = [finding for finding in between if finding.action == "stop site"]
         if not stopping:
@@ -257,7 +257,7 @@ def prepare_site(
     written = (preparation.paths.docs_dir / site / "contract.json").read_bytes()
     verdict = json.loads(written)
     left_out = set(verdict["quarantined"])
-    params = plans.followed(preparation.params, preparation.plan_path)
+    params = plans.followed(preparation.params.prepare, preparation.plan_path)
     folder = preparation.paths.prepared_site(site)
     building = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(building, ignore_errors=True)

@@ -174,9 +174,9 @@ def _of_geometry(bounds: ContractParams) -> Iterator[Rule]:
     warn, refuse = bounds.oblique_deg
     yield Rule("G4", "oblique_deg", "warn", "axes are oblique (degrees)", "none needed", "mm", 0, warn)
     yield Rule("G4", "oblique_deg", "quarantine", "axes are oblique (degrees)", "check the header", "mm", 0, refuse)
-    for action, bound in (("warn", volumes.SQUARE), ("quarantine", bounds.max_affine_difference)):
-        fix = "run with --fix, or export the image again" if action == "warn" else "export the image again"
-        yield Rule("G5", "shear", action, "axes are not at right angles (cosine)", fix, "mm", 0, bound)
+    meaning, fix = "axes are not at right angles (cosine)", "export the image again"
+    yield Rule("G5", "shear", "warn", meaning, f"run with --fix, or {fix}", "mm", 0, volumes.SQUARE)
+    yield Rule("G5", "shear", "quarantine", meaning, fix, "mm", 0, bounds.max_affine_difference)
     yield Rule(
         "G4",
         "affine_conflict",

@@ -17,6 +17,7 @@ NUM_HU = HIGHEST_HU - LOWEST_HU + 1
 FEWEST_CASES = 5
 """A site with fewer cases names the bins of its medians only, each with all its cases: histograms of few are those few."""
 
+NUM_AXES = 3
 ANISOTROPY = 3
 COARSE_PERCENTILE = 10
 CLIP_PERCENTILES = (0.5, 99.5)
@@ -81,15 +82,14 @@ class Plan:
 
 def case_shapes(rows: Iterable[Facts]) -> list[CaseShape]:
     """Take what the fingerprint needs from facts; of cases in pixels nothing."""
-    return [
-        CaseShape(
-            spacing_zyx=(row.spacing_z, row.spacing_y, row.spacing_x),
-            shape_zyx=(row.shape_z, row.shape_y, row.shape_x),
-            foreground=_dense(row.foreground_hu),
-        )
-        for row in rows
-        if None not in {row.spacing_z, row.spacing_y, row.spacing_x, row.shape_z, row.shape_y, row.shape_x}
-    ]
+    found = []
+    for row in rows:
+        spacing = [edge for edge in (row.spacing_z, row.spacing_y, row.spacing_x) if edge is not None]
+        shape = [edge for edge in (row.shape_z, row.shape_y, row.shape_x) if edge is not None]
+        if len(spacing) == len(shape) == NUM_AXES:
+            foreground = _dense(row.foreground_hu)
+            found.append(CaseShape((spacing[0], spacing[1], spacing[2]), (shape[0], shape[1], shape[2]), foreground))
+    return found
 
 
 def hu_counts(values: NDArray[numpy.generic]) -> tuple[tuple[int, int], ...]:
@@ -218,6 +218,7 @@ def _dense(counts: Sequence[tuple[int, int]]) -> Float[NDArray[numpy.float64], "
     if not counts:
         return None
     mass = numpy.zeros(NUM_HU)
+    total = sum(count for _, count in counts)
     for value, count in counts:
-        mass[value - LOWEST_HU] = count
-    return mass / mass.sum()
+        mass[value - LOWEST_HU] = count / total
+    return mass

@@ -111,21 +111,21 @@ def summarise(rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Ros
 
 
 def between_sites(
-    summaries: Sequence[SiteSummary], *, organs: Sequence[str], spatial_dims: int, bounds: ContractParams
+    summaries: Sequence[SiteSummary], *, organs: Sequence[str], resampled_z: bool, bounds: ContractParams
 ) -> list[Finding]:
     """Find what does not fit between sites: rules B2 to B6.
 
     Args:
         summaries: Of all sites that keep the contract by themselves.
         organs: Of the cohort, without background.
-        spatial_dims: Of the network.
+        resampled_z: Whether volumes are resampled along z, so that a 3D network sees one spacing.
         bounds: How many inside sites there must be.
     """
     ordered = sorted(summaries, key=lambda summary: summary.site)
     return [
         *_organs(ordered, organs),
         *_units(ordered),
-        *_grids(ordered, spatial_dims),
+        *_grids(ordered, resampled_z=resampled_z),
         *_copies(ordered),
         *_number(ordered, bounds),
     ]
@@ -187,8 +187,8 @@ def _units(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
                 )
 
 
-def _grids(summaries: Sequence[SiteSummary], spatial_dims: int) -> Iterator[Finding]:
-    """Spacings within a factor of four; volumes and slices do not train a 3D network together."""
+def _grids(summaries: Sequence[SiteSummary], *, resampled_z: bool) -> Iterator[Finding]:
+    """Spacings within a factor of four; slices do not stand among volumes resampled along z."""
     for axis, letter in enumerate("zyx"):
         medians = {summary.site: _median(summary.spacing[axis]) for summary in summaries if summary.spacing[axis]}
         if not medians:
@@ -209,10 +209,13 @@ def _grids(summaries: Sequence[SiteSummary], spatial_dims: int) -> Iterator[Find
                     got=f"{median:.3g}",
                     fix=fix,
                 )
-    if spatial_dims == 3:  # noqa: PLR2004  # volumes
+    if resampled_z:
         for summary in summaries:
             if summary.geometries.get("pixel"):
-                meaning, fix = "slices without spacing cannot train or test a 3D network", "federate.network.spatial_dims: 2"
+                meaning, fix = (
+                    "slices without spacing among volumes resampled along z",
+                    "a null z in prepare.spacing_zyx_mm",
+                )
                 got = f"{summary.geometries['pixel']} cases in pixels"
                 yield Finding(
                     rule="B4",

@@ -290,7 +290,7 @@ class TestPlan:
         changed = raw_site.params("prepare.plan=federated")
 
         with pytest.raises(ParamsError, match=r"prepare\.plan is federated"):
-            plans.followed(changed, tmp_path / "plan.json")
+            plans.followed(changed.prepare, tmp_path / "plan.json")
 
 
 class TestUnchangedCases:

@@ -37,8 +37,8 @@ def told(tmp_path_factory):
     return made
 
 
-def between(told, bounds, *, organs=("kidneys", "liver"), spatial_dims=2):
-    return summaries.between_sites(list(told.values()), organs=organs, spatial_dims=spatial_dims, bounds=bounds)
+def between(told, bounds, *, organs=("kidneys", "liver"), resampled_z=False):
+    return summaries.between_sites(list(told.values()), organs=organs, resampled_z=resampled_z, bounds=bounds)
 
 
 def test_sites_that_fit_have_no_findings(told, bounds):
@@ -75,7 +75,7 @@ def test_slices_stop_a_site_of_a_3d_federation(told, bounds):
     changed = told | {"site-b": replace(told["site-b"], geometries={"pixel": 4})}
 
     assert [finding.rule for finding in between(changed, bounds)] == []
-    assert [(finding.rule, finding.action) for finding in between(changed, bounds, spatial_dims=3)] == [("B4", "stop site")]
+    assert [(finding.rule, finding.action) for finding in between(changed, bounds, resampled_z=True)] == [("B4", "stop site")]
 
 
 def test_too_few_inside_sites(told, bounds):
