@@ -11,7 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from fedsilo import files
-from fedsilo.cohort.roster import BACKGROUND, Roster
+from fedsilo.cohort.roster import BACKGROUND, Vocabulary
 from fedsilo.errors import DataError
 
 ENDINGS = (".nii.gz", ".nii", ".png")
@@ -114,7 +114,7 @@ def find_cases(folder: Path, site: str) -> SiteCases:
     return SiteCases(cases, _labels(description.get("labels"), site), patients is not None)
 
 
-def harmonise(labels: Mapping[str, int], roster: Roster, site: str) -> LabelMap:
+def harmonise(labels: Mapping[str, int], roster: Vocabulary, site: str) -> LabelMap:
     """Map a site's label names to the federation's organs.
 
     A name, in lower case with one space for ``_`` and ``-``, must be an organ, an alias or dropped. Several may mean one.
@@ -122,18 +122,18 @@ def harmonise(labels: Mapping[str, int], roster: Roster, site: str) -> LabelMap:
     Raises:
         DataError: A name is none of these (the nearest are shown), or the site annotates no organ of the cohort.
     """
-    organs = {_plain(organ): value for value, organ in enumerate(roster.organs)}
-    aliases = {_plain(name): roster.organs.index(organ) for name, organ in roster.aliases.items()}
-    dropped = {_plain(name) for name in roster.drop}
+    organs = {plain(organ): value for value, organ in enumerate(roster.organs)}
+    aliases = {plain(name): roster.organs.index(organ) for name, organ in roster.aliases.items()}
+    dropped = {plain(name) for name in roster.drop}
     values: dict[int, int] = {}
     for name, source in labels.items():
-        plain = _plain(name)
-        if plain in dropped:
+        known = plain(name)
+        if known in dropped:
             values[source] = 0
-        elif plain in organs or plain in aliases:
-            values[source] = organs.get(plain, aliases.get(plain, 0))
+        elif known in organs or known in aliases:
+            values[source] = organs.get(known, aliases.get(known, 0))
         else:
-            near = difflib.get_close_matches(plain, [*organs, *aliases, *dropped], n=3)
+            near = difflib.get_close_matches(known, [*organs, *aliases, *dropped], n=3)
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise DataError(
                 f"site {site}: unknown organ {name!r} in dataset.json{hint}; add it to organs, aliases or drop of the cohort"
@@ -195,7 +195,7 @@ def _labels(content: object, site: str) -> dict[str, int]:
             )
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise DataError(f"site {site}: label {name!r} in dataset.json: expected a value 0, 1, 2, ..., got {value!r}")
-        if _plain(str(name)) == "ignore":
+        if plain(str(name)) == "ignore":
             raise DataError(f"site {site}: an ignore label is not supported yet; remove its voxels or name an organ")
     if len(set(content.values())) < len(content):
         raise DataError(f"site {site}: two labels in dataset.json have one value: {content}")
@@ -204,6 +204,6 @@ def _labels(content: object, site: str) -> dict[str, int]:
     return {str(name): int(value) for name, value in content.items()}
 
 
-def _plain(name: str) -> str:
-    """Write a name without differences of case and separators."""
+def plain(name: str) -> str:
+    """Write a name without differences of case and separators: lower case, one space."""
     return " ".join(re.split(r"[\s_-]+", name.strip().lower()))

@@ -49,14 +49,30 @@ class Overrides(Section):
     report: dict[str, object]
 
 
-class Roster(Section):
-    """A cohort: sites, organs and label names."""
+class Vocabulary(Section):
+    """What a cohort calls things: all that a site's labels are checked against before the site is listed."""
 
     name: Identifier
     root: str | None = Field(description="folder with the sites' folders; null: data.root of params.yaml")
     organs: tuple[str, ...] = Field(min_length=2, description="position is the label value; the first is background")
     aliases: dict[str, str] = Field(description="other names of an organ, as sites write them")
     drop: tuple[str, ...] = Field(description="annotated names that are none of our organs; become background")
+
+    @model_validator(mode="after")
+    def _named(self) -> "Vocabulary":
+        if self.organs[0] != BACKGROUND:
+            raise ValueError(f"organs must start with {BACKGROUND}, got {self.organs[0]}")
+        if len(set(self.organs)) != len(self.organs):
+            raise ValueError("organs has a name twice")
+        unknown = sorted({organ for organ in self.aliases.values() if organ not in self.organs})
+        if unknown:
+            raise ValueError(f"aliases point to unknown organ {unknown[0]}; organs are {', '.join(self.organs)}")
+        return self
+
+
+class Roster(Vocabulary):
+    """A cohort: sites, organs and label names."""
+
     sites: tuple[SiteEntry, ...] = Field(min_length=1)
     overrides: Overrides
 
@@ -72,13 +88,6 @@ class Roster(Section):
         shared = sorted({folder for folder in folders if folders.count(folder) > 1})
         if shared:
             raise ValueError(f"two sites use the folder {shared[0]}")
-        if self.organs[0] != BACKGROUND:
-            raise ValueError(f"organs must start with {BACKGROUND}, got {self.organs[0]}")
-        if len(set(self.organs)) != len(self.organs):
-            raise ValueError("organs has a name twice")
-        unknown = sorted({organ for organ in self.aliases.values() if organ not in self.organs})
-        if unknown:
-            raise ValueError(f"aliases point to unknown organ {unknown[0]}; organs are {', '.join(self.organs)}")
         if not self.inside:
             raise ValueError("no site has the role inside")
         return self
@@ -117,6 +126,17 @@ def load(path: Path) -> Roster:
     return sections.validate(Roster, sections.read_yaml(path), source=str(path))
 
 
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Read the organs and names of a cohort file, whose list of sites may still be empty.
+
+    Raises:
+        ParamsError: The file cannot be read, or a key or value is wrong; names it.
+    """
+    tree = sections.read_yaml(path)
+    known = {name: value for name, value in tree.items() if name not in ("sites", "overrides")}
+    return sections.validate(Vocabulary, known, source=str(path))
+
+
 def load_run(
     cohort_path: Path, params_path: Path, assignments: Sequence[str] = (), *, overlays: Sequence[Path] = ()
 ) -> tuple[Roster, Params]:
@@ -138,6 +158,6 @@ def load_run(
     return roster, params
 
 
-def data_root(roster: Roster, params: Params) -> Path:
+def data_root(roster: Vocabulary, params: Params) -> Path:
     """Say where the sites' folders of a cohort lie, relative to the workspace."""
     return Path(roster.root if roster.root is not None else params.data.root)
