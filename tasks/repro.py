@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from filelock import FileLock, Timeout
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from fedsilo import sections
-from fedsilo.errors import FedsiloError, OutputError, ParamsError
+from fedsilo import files, sections
+from fedsilo.errors import DataError, FedsiloError, OutputError, ParamsError
 from tasks import leash
 
 Outcome = Literal["executed", "restored", "skipped"]
@@ -144,6 +145,67 @@ def study_target(workspace: Path, study: str) -> str:
     if study not in there:
         raise ParamsError(f"no study {study!r} in {workspace / 'studies'}; there are {', '.join(there) or 'none'}")
     return f"studies/{study}/dvc.yaml"
+
+
+def check_versioning(workspace: Path, folder: Path, remote: str | None) -> None:
+    """Refuse early what ``version_folder`` could not do.
+
+    Raises:
+        ParamsError: The folder is outside of the workspace, that is no DVC repository, or has no remote of this name.
+    """
+    if not folder.resolve().is_relative_to(workspace.resolve()):
+        raise ParamsError(f"{folder} is outside of the workspace {workspace} and cannot be versioned there; add --no-dvc")
+    if not (workspace / ".dvc").is_dir():
+        raise ParamsError(f"{workspace} is no DVC repository, so nothing can be versioned; make one or add --no-dvc")
+    if remote:
+        there = [line.split()[0] for line in _dvc(workspace, "remote", "list").splitlines() if line.strip()]
+        if remote not in there:
+            raise ParamsError(f"no DVC remote {remote!r} in {workspace}; there are {', '.join(there) or 'none'}")
+
+
+def version_folder(workspace: Path, folder: Path, *, remote: str | None) -> Path:
+    """Put a folder of patient data under DVC: its content in the cache, ``<folder>.dvc`` beside it, to be committed.
+
+    Args:
+        workspace: Root of the DVC repository.
+        folder: In it.
+        remote: The one remote that the folder may be pushed to; None keeps the one it had. Without any it is never pushed.
+
+    Returns:
+        The ``.dvc`` file, relative to the workspace.
+
+    Raises:
+        FedsiloError: Another run holds the workspace, or dvc failed.
+        OutputError: The workspace cannot be written.
+    """
+    tracked = folder.resolve().with_name(f"{folder.name}.dvc")
+    before = _output(tracked).get("remote") if tracked.is_file() else None
+    with _lock(workspace):
+        _dvc(workspace, "add", str(folder.resolve().relative_to(workspace.resolve())))
+        tree = sections.read_yaml(tracked)
+        out = {name: value for name, value in _output(tracked).items() if name not in ("remote", "push")}
+        chosen = remote or before
+        tree["outs"] = [out | ({"remote": chosen} if chosen else {"push": False})]
+        files.write_text(tracked, yaml.safe_dump(tree, sort_keys=False))
+    return tracked.relative_to(workspace.resolve())
+
+
+def _output(tracked: Path) -> dict[str, object]:
+    """Read the one output of a ``.dvc`` file."""
+    outs = sections.read_yaml(tracked).get("outs")
+    if not isinstance(outs, list) or len(outs) != 1 or not isinstance(outs[0], dict):
+        raise DataError(f"cannot use {tracked}: expected one output")
+    return outs[0]
+
+
+def _dvc(workspace: Path, *arguments: str) -> str:
+    """Run dvc to its end and return what it wrote."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)  # noqa: S603  # argv, no shell
+    if done.returncode:
+        reason = " ".join(done.stderr.split()) or "no reason given"
+        raise FedsiloError(f"dvc {arguments[0]} failed with exit code {done.returncode}: {reason}")
+    return done.stdout
 
 
 def parse(line: str) -> StageRecord | None:
