@@ -7,8 +7,6 @@ Prefect's records hold new names only, so the path of the source is written into
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
 from pathlib import Path
@@ -257,7 +255,7 @@ def finish_site(*, ingestion: Ingestion, device: str) -> list[tuple[str, int]]: 
     """Put a site together; return its findings and how often each; runs in a worker process."""
     from fedsilo import files
     from fedsilo.ingest import identities, plan, writer
-    from fedsilo.ingest.source import Finding
+    from fedsilo.ingest.source import Finding, counted, reasons
 
     shared = plan.load(ingestion.plan_dir)
     key = identities.load_key(ingestion.key_path)
@@ -276,10 +274,10 @@ def finish_site(*, ingestion: Ingestion, device: str) -> list[tuple[str, int]]: 
     left_out = len({finding.case for finding in findings if finding.left_out})
     where = f"reasons stand in {ingestion.findings_path}"
     if not patients:
-        raise DataError(f"site {ingestion.site}: no case can be imported, {left_out} are left out: {_reasons(findings)}; {where}")
+        raise DataError(f"site {ingestion.site}: no case can be imported, {left_out} are left out: {reasons(findings)}; {where}")
     if left_out and ingestion.strict:
         raise DataError(
-            f"site {ingestion.site}: {left_out} cases are left out and --strict allows none: {_reasons(findings)}; {where}"
+            f"site {ingestion.site}: {left_out} cases are left out and --strict allows none: {reasons(findings)}; {where}"
         )
     building = ingestion.building
     writer.describe(
@@ -289,7 +287,7 @@ def finish_site(*, ingestion: Ingestion, device: str) -> list[tuple[str, int]]: 
     _place(building, ingestion.folder)
     shutil.rmtree(ingestion.plan_dir, ignore_errors=True)
     shutil.rmtree(ingestion.records_dir, ignore_errors=True)
-    return _counted(findings)
+    return counted(findings)
 
 
 def _place(building: Path, folder: Path) -> None:
@@ -308,16 +306,3 @@ def _place(building: Path, folder: Path) -> None:
 def _row(finding: Finding, case: str, path: str = "") -> tuple[str, ...]:
     """Write a finding as cells."""
     return (finding.kind, finding.message, "yes" if finding.left_out else "no", case, finding.case, finding.path or path)
-
-
-def _counted(findings: Sequence[Finding]) -> list[tuple[str, int]]:
-    """Count findings of one wording."""
-    said = Counter(f"[{finding.kind}{', left out' if finding.left_out else ''}] {finding.message}" for finding in findings)
-    return sorted(said.items())
-
-
-def _reasons(findings: Sequence[Finding]) -> str:
-    """Say why cases are left out, shortly."""
-    return "; ".join(
-        f"{number} x {message}" for message, number in _counted([finding for finding in findings if finding.left_out])[:3]
-    )

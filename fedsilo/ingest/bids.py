@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from fedsilo.ingest import labels as names
 from fedsilo.ingest import pictures, tree
-from fedsilo.ingest.source import Content, Finding, Options, SourceCase, SourceError, SourceSite
+from fedsilo.ingest.source import Content, Finding, Options, SourceCase, SourceError, SourceSite, reasons
 from fedsilo.ingest.tree import Tree
 
 EVIDENCE = "sub-*/[ses-*/]anat/ or ct/ with .nii or .nii.gz files"
@@ -66,7 +66,7 @@ def find(source: Tree, options: Options) -> SourceSite:
         patient = entities[0]
         cases.append(SourceCase(_name(entities), patient, (source.path(name),), (source.path(found[0]),)))
     if not values:
-        raise SourceError("label", "no image has a label with a dseg.tsv (index, name) beside or above it")
+        raise SourceError("label", f"no image has one label with a dseg.tsv (index, name) beside or above it: {reasons(findings)}")
     channels = names.channel_names([chosen])
     modality = "CT" if chosen in CT_SUFFIXES else names.modality_of(channels)
     ordered = tuple(sorted(cases, key=lambda case: case.case))

@@ -58,7 +58,8 @@ def find(source: Tree, options: Options) -> SourceSite:
             findings.append(Finding("identity", "its headers are not marked as de-identified; none of them is kept", uid))
         paths = tuple(header.path for header in slices)
         cases.append(SourceCase(uid, slices[0].patient, paths, tuple(header.path for header in labels[uid].files)))
-    organs = sorted({organ for case in cases for organ in labels[case.case].organs})
+    drawn = [labels[case.case] for case in cases] or list(labels.values())
+    organs = sorted({organ for entry in drawn for organ in entry.organs})
     values = names.checked({organ: value for value, organ in enumerate(organs, start=1)})
     return SourceSite(tuple(cases), values, (modality,), "mm", tuple(findings), modality, UNITS[modality])
 

@@ -56,7 +56,7 @@ def new_id(kind: str, name: str, key: bytes) -> str:
 
     Example:
         >>> new_id("case", "meyer_1961", b"0" * 32)
-        'cmbhhnpcjckgo'
+        'cjjdodedldegm'
     """
     digest = hmac.new(key, f"{kind}/{name}".encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
     return kind[0] + digest[:ID_LETTERS].translate(LETTERS)

@@ -4,11 +4,11 @@ nibabel parses the header alone. What stands in its text fields and extensions i
 """
 
 import gzip
+import io
 import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import nibabel
 import numpy
@@ -58,7 +58,7 @@ def read(path: Path, *, max_axes: int = NUM_SPATIAL) -> Loaded:
     try:
         with silence.kept(), path.open("rb") as raw:
             packed = path.name.endswith(".gz")
-            handle = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if packed else raw
+            handle = gzip.GzipFile(fileobj=raw) if packed else raw
             header = _header(handle)
             shape, dtype, offset = _layout(header)
             num_bytes = math.prod(shape) * dtype.itemsize
@@ -69,7 +69,7 @@ def read(path: Path, *, max_axes: int = NUM_SPATIAL) -> Loaded:
         raise SourceError("unreadable", f"a NIfTI file is damaged or cut off: {type(error).__name__}") from None
 
 
-def _header(handle: BinaryIO) -> "nibabel.Nifti1Header":
+def _header(handle: io.BufferedIOBase) -> "nibabel.Nifti1Header":
     """Parse the first bytes."""
     first = handle.read(4)
     sizes = {int.from_bytes(first, order) for order in ("little", "big")}
@@ -107,7 +107,7 @@ def _layout(header: "nibabel.Nifti1Header") -> tuple[tuple[int, ...], "numpy.dty
     return shape, dtype, int(offset) - header.sizeof_hdr
 
 
-def _voxel_bytes(handle: BinaryIO, num_skipped: int, num_bytes: int) -> bytes:
+def _voxel_bytes(handle: io.BufferedIOBase, num_skipped: int, num_bytes: int) -> bytes:
     """Read the voxels, and to the end of the file for its checksum."""
     if len(handle.read(num_skipped)) < num_skipped:
         raise SourceError("unreadable", "a NIfTI file is cut off before its voxels")

@@ -4,7 +4,8 @@ A message never repeats what a source says: not a name of a file or folder, not 
 ``case`` of a finding, which stay in a file beside the key.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -75,6 +76,23 @@ class Finding:
     case: str = ""
     path: str = ""
     left_out: bool = False
+
+
+def counted(findings: Sequence[Finding]) -> list[tuple[str, int]]:
+    """Count findings of one wording.
+
+    Example:
+        >>> counted([Finding("label", "value 7 is not declared", left_out=True)])
+        [('[label, left out] value 7 is not declared', 1)]
+    """
+    said = Counter(f"[{finding.kind}{', left out' if finding.left_out else ''}] {finding.message}" for finding in findings)
+    return sorted(said.items())
+
+
+def reasons(findings: Sequence[Finding]) -> str:
+    """Say why cases are left out: the most frequent three reasons."""
+    by_number = sorted(counted([finding for finding in findings if finding.left_out]), key=lambda entry: -entry[1])
+    return "; ".join(f"{number} x {message}" for message, number in by_number[:3])
 
 
 @dataclass(frozen=True)

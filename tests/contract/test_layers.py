@@ -4,8 +4,8 @@ import ast
 import subprocess
 import sys
 
-PHASES = ("phantoms", "prepare", "federate", "inside", "outside", "report", "compare", "run")
-HEAVY = {"torch", "monai", "numpy", "pandas", "great_expectations", "matplotlib", "scipy", "pyarrow", "nibabel"}
+PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "run")
+HEAVY = {"torch", "monai", "numpy", "pandas", "great_expectations", "matplotlib", "scipy", "pyarrow", "nibabel", "pydicom", "SimpleITK"}
 
 
 def sources(repository, *packages):
