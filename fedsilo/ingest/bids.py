@@ -46,6 +46,9 @@ def find(source: Tree, options: Options) -> SourceSite:
     for name in source.names:
         if label := LABEL.match(name):
             by_entities.setdefault(_entities(label["stem"]), []).append(name)
+    lonely = by_entities.keys() - {_entities(match["stem"]) for match in matched}
+    if lonely:
+        findings.append(Finding("no label", f"{sum(len(by_entities[one]) for one in lonely)} dseg files belong to no image"))
     cases: list[SourceCase] = []
     values: dict[str, object] = {}
     seen: dict[tuple[str, ...], str] = {}
@@ -66,7 +69,9 @@ def find(source: Tree, options: Options) -> SourceSite:
         patient = entities[0]
         cases.append(SourceCase(_name(entities), patient, (source.path(name),), (source.path(found[0]),)))
     if not values:
-        raise SourceError("label", f"no image has one label with a dseg.tsv (index, name) beside or above it: {reasons(findings)}")
+        raise SourceError(
+            "label", f"no image has one label with a dseg.tsv (index, name) beside or above it: {reasons(findings)}"
+        )
     channels = names.channel_names([chosen])
     modality = "CT" if chosen in CT_SUFFIXES else names.modality_of(channels)
     ordered = tuple(sorted(cases, key=lambda case: case.case))

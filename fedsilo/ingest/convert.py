@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 
 from fedsilo.errors import FedsiloError
-from fedsilo.ingest import voxels, writer
+from fedsilo.ingest import silence, voxels, writer
 from fedsilo.ingest.recognise import Layout
 from fedsilo.ingest.source import MAX_VOXELS, Content, Finding, SourceCase, SourceError
 
@@ -82,7 +82,8 @@ def _read(case: SourceCase, layout: Layout, labels: Mapping[str, int]) -> Conten
         SourceError: The case cannot be used.
     """
     try:
-        return layout.read(case, labels)
+        with silence.kept():
+            return layout.read(case, labels)
     except FedsiloError:
         raise
     except Exception as error:  # a traceback's text may quote the file, which names people

@@ -52,7 +52,9 @@ def find(source: Tree, options: Options) -> SourceSite:
     for uid, slices in sorted(by_series.items()):
         problem = _problem(slices, labels.get(uid), modality)
         if problem is not None:
-            findings.append(Finding(problem.kind, problem.message, uid, str(slices[0].path), left_out=True))
+            readers = labels[uid].files if problem.kind == "several labels" else slices[:1]
+            private = " ".join(str(header.path) for header in readers)
+            findings.append(Finding(problem.kind, problem.message, uid, private, left_out=True))
             continue
         if not all(header.is_removed for header in slices):
             findings.append(Finding("identity", "its headers are not marked as de-identified; none of them is kept", uid))

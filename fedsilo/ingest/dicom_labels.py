@@ -35,9 +35,14 @@ def names(path: Path) -> tuple[str, ...]:
         SourceError: The file cannot be read, or names an organ twice.
     """
     found = dicom_files.dataset(path)
-    with silence.kept():
-        listed = found.get("SegmentSequence") or found.get("StructureSetROISequence") or ()
-        given = tuple(plain(text(item, "SegmentLabel") or text(item, "ROIName")) for item in listed)
+    try:
+        with silence.kept():
+            listed = found.get("SegmentSequence") or found.get("StructureSetROISequence") or ()
+            given = tuple(plain(text(item, "SegmentLabel") or text(item, "ROIName")) for item in listed)
+    except SourceError:
+        raise
+    except Exception as error:  # values are parsed when they are asked for, by a dozen types of errors that quote them
+        raise SourceError("unreadable", f"a label file is damaged: {type(error).__name__}") from None
     if len(set(given)) < len(given) or "" in given:
         raise SourceError("label", "a label file names an organ twice, or gives one no name")
     return given
@@ -58,9 +63,9 @@ def references(path: Path) -> tuple[frozenset[str], frozenset[str], str]:
                     instances.add(str(element.value))
                 elif element.keyword == "SeriesInstanceUID":
                     series.add(str(element.value))
+            frames = [text(item, "FrameOfReferenceUID") for item in found.get("ReferencedFrameOfReferenceSequence", ())]
     except Exception as error:  # values are parsed when they are asked for, by a dozen types of errors
         raise SourceError("unreadable", f"a label file is damaged: {type(error).__name__}") from None
-    frames = [text(item, "FrameOfReferenceUID") for item in found.get("ReferencedFrameOfReferenceSequence", ())]
     return frozenset(instances), frozenset(series), text(found, "FrameOfReferenceUID") or (frames[0] if len(frames) == 1 else "")
 
 

@@ -74,6 +74,17 @@ def read(paths: Sequence[Path]) -> Series:
         SourceError: Slices are missing, unevenly spaced, of mixed orientation, size or spacing, sheared (gantry tilt) or unequal
             in one place; or they are compressed with loss, have no decoder here, or their pixels are no grey image.
     """
+    try:
+        with silence.kept():
+            return _read(paths)
+    except SourceError:
+        raise
+    except Exception as error:  # values are parsed when they are asked for, by a dozen types of errors that quote them
+        raise SourceError("unreadable", f"a header of the series is damaged: {type(error).__name__}") from None
+
+
+def _read(paths: Sequence[Path]) -> Series:
+    """Read a series; see ``read``."""
     slices = [
         _Slice(path, found, numpy.array(numbers(found, "ImagePositionPatient", POSITION))) for path, found in _headers(paths)
     ]

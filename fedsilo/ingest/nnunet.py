@@ -1,8 +1,8 @@
 """The nnU-Net raw layout, version 2: dataset.json, imagesTr/<case>_0000<ending>, labelsTr/<case><ending>, patients.csv."""
 
+import re
 from collections.abc import Mapping
 
-from fedsilo.cohort.layouts import CHANNEL
 from fedsilo.ingest import labels as names
 from fedsilo.ingest import pictures, pixels, tree
 from fedsilo.ingest.source import Content, Finding, Options, SourceCase, SourceError, SourceSite
@@ -10,6 +10,7 @@ from fedsilo.ingest.tree import Tree
 
 EVIDENCE = "dataset.json with channel_names or file_ending, and files in imagesTr/"
 PATIENTS = "patients.csv"
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL | re.ASCII)
 HELPERS = {".mhd": (".raw", ".zraw")}
 """Files beside those with the ending that belong to them."""
 
@@ -101,7 +102,7 @@ def _images(source: Tree, ending: str) -> tuple[dict[str, dict[int, str]], list[
     for name in source.below("imagesTr"):
         if not name.endswith(ending):
             continue
-        match = CHANNEL.match(_case(name, ending))
+        match = CHANNEL.fullmatch(_case(name, ending))
         if match is None:
             odd.append(Finding("channels", f"a file in imagesTr has no channel number; expected <case>_0000{ending}", path=name))
         else:

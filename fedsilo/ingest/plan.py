@@ -12,7 +12,7 @@ from typing import Any, cast
 from fedsilo import files
 from fedsilo.cohort import layouts
 from fedsilo.cohort.roster import Vocabulary
-from fedsilo.ingest import identities, recognise, tree
+from fedsilo.ingest import identities, recognise, silence, tree
 from fedsilo.ingest.source import Finding, Options, SourceCase
 
 SITE = "site.json"
@@ -69,7 +69,8 @@ def survey(
     """
     listed = tree.listing(source)
     chosen = recognise.recognise(listed) if layout == recognise.AUTO else recognise.named(layout)
-    found = chosen.find(listed, options)
+    with silence.kept():
+        found = chosen.find(listed, options)
     layouts.harmonise(found.labels, vocabulary, site)
     left_out = {finding.case for finding in found.findings if finding.left_out}
     cases = identities.rename("case", {case.case for case in found.cases} | left_out, key)

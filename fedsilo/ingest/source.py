@@ -90,8 +90,9 @@ def counted(findings: Sequence[Finding]) -> list[tuple[str, int]]:
 
 
 def reasons(findings: Sequence[Finding]) -> str:
-    """Say why cases are left out: the most frequent three reasons."""
-    by_number = sorted(counted([finding for finding in findings if finding.left_out]), key=lambda entry: -entry[1])
+    """Say why cases are left out, or else what there is to say: the most frequent three findings."""
+    chosen = [finding for finding in findings if finding.left_out] or findings
+    by_number = sorted(counted(chosen), key=lambda entry: -entry[1])
     return "; ".join(f"{number} x {message}" for message, number in by_number[:3])
 
 

@@ -5,7 +5,19 @@ import subprocess
 import sys
 
 PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "run")
-HEAVY = {"torch", "monai", "numpy", "pandas", "great_expectations", "matplotlib", "scipy", "pyarrow", "nibabel", "pydicom", "SimpleITK"}
+HEAVY = {
+    "torch",
+    "monai",
+    "numpy",
+    "pandas",
+    "great_expectations",
+    "matplotlib",
+    "scipy",
+    "pyarrow",
+    "nibabel",
+    "pydicom",
+    "SimpleITK",
+}
 
 
 def sources(repository, *packages):

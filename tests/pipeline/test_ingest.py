@@ -16,7 +16,9 @@ SETTINGS = ("min_sites=1", "min_edge_3d=4", "max_pixel_ratio=2.0", "fov_z_mm=[1.
 
 def ct(folder, num_cases=5):
     for index in range(num_cases):
-        slices = dicom_source.series(folder / f"{raw_source.NAME}{index}", f"s{index}", seed=index, patient=f"{SECRET}{index}", RescaleIntercept=-1624)
+        slices = dicom_source.series(
+            folder / f"{raw_source.NAME}{index}", f"s{index}", seed=index, patient=f"{SECRET}{index}", RescaleIntercept=-1624
+        )
         dicom_source.segmentation(folder / f"seg{index}", slices, raw_source.voxels(index)[1])
     return folder
 

@@ -48,7 +48,7 @@ class Ingested:
 
 
 def ingestion(workspace, *, organs=ORGANS, update=False, strict=False, site="site-a"):
-    vocabulary = raw_site.roster("inside", organs=organs)
+    vocabulary = raw_site.roster("inside", organs=organs).model_copy(update={"drop": ()})
     return Ingestion(
         site=site,
         vocabulary=vocabulary,

@@ -14,7 +14,9 @@ from fedsilo.ingest.source import SourceCase
 from tests.unit import dicom_source, raw_source
 from tests.unit.test_ingest_layouts import write_itk
 
-changes = strategies.lists(strategies.tuples(strategies.integers(0, 1 << 16), strategies.integers(0, 255)), min_size=1, max_size=6)
+changes = strategies.lists(
+    strategies.tuples(strategies.integers(0, 1 << 16), strategies.integers(0, 255)), min_size=1, max_size=6
+)
 SETTINGS = hypothesis.settings(max_examples=25, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 
 
@@ -63,7 +65,9 @@ def valid(tmp_path_factory):
         "slice": paths[2],
         "header": paths[3],
         "seg": dicom_source.segmentation(folder / "dicom" / "seg", paths, label),
-        "rt": dicom_source.structures(folder / "dicom" / "rt", paths, {"liver": [(2, numpy.array([[-19, -14, 17], [-9, -14, 17], [-9, -3, 17]]))]}),
+        "rt": dicom_source.structures(
+            folder / "dicom" / "rt", paths, {"liver": [(2, numpy.array([[-19, -14, 17], [-9, -14, 17], [-9, -3, 17]]))]}
+        ),
         "json": raw_source.describe(folder / "json", labels=raw_source.LABELS) / "dataset.json",
     }
     return {name: Path(path) for name, path in found.items()}

@@ -152,9 +152,17 @@ def shifted(found, index, by):
 BROKEN = {
     "missing slice": (lambda found: None, 3, "missing or unevenly spaced: expected gaps of 5 mm, got 10 mm"),
     "uneven gap": (lambda found: shifted(found, 3, [0, 0, 1.0]), None, "missing or unevenly spaced"),
-    "mixed orientation": (lambda found: setattr(found, "ImageOrientationPatient", [0, 1, 0, 0, 0, -1]), None, "mixed orientation"),
+    "mixed orientation": (
+        lambda found: setattr(found, "ImageOrientationPatient", [0, 1, 0, 0, 0, -1]),
+        None,
+        "mixed orientation",
+    ),
     "sideways": (lambda found: shifted(found, 3, [1.0, 0, 0]), None, "shifted sideways"),
-    "no position": (lambda found: delattr(found, "ImagePositionPatient"), None, "ImagePositionPatient: expected 3 numbers, got 0"),
+    "no position": (
+        lambda found: delattr(found, "ImagePositionPatient"),
+        None,
+        "ImagePositionPatient: expected 3 numbers, got 0",
+    ),
     "other spacing": (lambda found: setattr(found, "PixelSpacing", [1, 1]), None, "differ in PixelSpacing"),
     "other patient": (lambda found: setattr(found, "PatientID", "CANARY"), None, "differ in PatientID"),
     "cut pixels": (lambda found: setattr(found, "PixelData", found.PixelData[:50]), None, "cannot be decoded or are cut off"),
@@ -163,7 +171,11 @@ BROKEN = {
     "zero slope": (lambda found: setattr(found, "RescaleSlope", 0), None, "slope and intercept cannot be used"),
     "frames": (lambda found: setattr(found, "NumberOfFrames", 6), None, "multi-frame"),
     "lossy": (lambda found: setattr(found.file_meta, "TransferSyntaxUID", pydicom.uid.JPEGBaseline8Bit), None, "with loss"),
-    "no decoder": (lambda found: setattr(found.file_meta, "TransferSyntaxUID", pydicom.uid.MPEG2MPML), None, "no decoder for the transfer"),
+    "no decoder": (
+        lambda found: setattr(found.file_meta, "TransferSyntaxUID", pydicom.uid.MPEG2MPML),
+        None,
+        "no decoder for the transfer",
+    ),
 }
 
 
@@ -199,7 +211,7 @@ def test_overlap_and_other_grids_are_refused(folder, tmp_path):
     series, lps = dicom_series.read(paths), numpy.diag([-1.0, -1, 1, 1]) @ dicom_source.affine_ras()
     square = box(raw_source.voxels(0)[1], 1, lps, 2)
     dicom_source.structures(folder / "overlap", paths, {"liver": [(2, square)], "kidneys": [(2, square)]})
-    dicom_source.structures(folder / "between", paths, {"liver": [(2, square + [0, 0, 2.5])]})
+    dicom_source.structures(folder / "between", paths, {"liver": [(2, square + numpy.array([0, 0, 2.5]))]})
     dicom_source.structures(folder / "elsewhere", paths, {"liver": [(3, square)]})
     dicom_source.structures(folder / "open", paths, {"liver": [(2, square)]}, kind="OPEN_PLANAR")
     other = dicom_source.series(tmp_path / "other", gap=4.0)
@@ -235,7 +247,13 @@ def test_filling_agrees_with_counting_crossings_at_every_centre():
 
     def inside(i, j):
         ends = numpy.roll(points, -1, axis=0)
-        return sum((a[1] <= j) != (b[1] <= j) and i >= a[0] + (j - a[1]) * (b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(points, ends, strict=True)) % 2
+        return (
+            sum(
+                (a[1] <= j) != (b[1] <= j) and i >= a[0] + (j - a[1]) * (b[0] - a[0]) / (b[1] - a[1])
+                for a, b in zip(points, ends, strict=True)
+            )
+            % 2
+        )
 
     expected = [[inside(i, j) for j in range(11)] for i in range(12)]
     assert numpy.array_equal(contours.fill(points, (12, 11)), numpy.array(expected, bool))
@@ -267,7 +285,9 @@ def test_two_readers_of_one_series_leave_it_out(folder, tmp_path):
     for name in ("seg1", "seg2"):
         dicom_source.segmentation(folder / name, slices, raw_source.voxels(0)[1])
 
-    with pytest.raises(DataError, match=r"no case can be imported, 1 are left out: 1 x \[several labels, left out\] 2 label files"):
+    with pytest.raises(
+        DataError, match=r"no case can be imported, 1 are left out: 1 x \[several labels, left out\] 2 label files"
+    ):
         ingested.run(tmp_path / "in", tmp_path)
 
 

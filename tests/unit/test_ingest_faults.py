@@ -102,6 +102,7 @@ def test_packed_nifti(tmp_path, plain, fault):
 
 def test_big_endian_is_read(tmp_path):
     header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
     image = nibabel.Nifti1Image(raw_source.voxels(0)[0].astype(">i2"), raw_source.AFFINE, header)
     (tmp_path / "x.nii").write_bytes(image.to_bytes())
 
@@ -113,7 +114,7 @@ def test_big_endian_is_read(tmp_path):
 
 def test_an_orientation_that_is_a_guess_is_said(tmp_path, plain):
     (tmp_path / "x.nii").write_bytes(patched(plain, (SFORM_CODE, "<h", 0)))
-    (tmp_path / "y.nii").write_bytes(patched(plain, (QFORM_CODE, "<h", 1)))
+    (tmp_path / "y.nii").write_bytes(patched(plain, (QFORM_CODE, "<h", 1), (PIXDIM + 4, "<f", 9.0)))
 
     assert [finding.kind for finding in nifti.read(tmp_path / "x.nii").findings] == ["orientation unknown"]
     assert [finding.kind for finding in nifti.read(tmp_path / "y.nii").findings] == ["geometry"]
@@ -130,7 +131,11 @@ ITK = {
     "missing raw": ("x.mhd", MHD.format("y.raw").encode(), "missing or a link"),
     "cut mha": ("x.mha", MHD.format("LOCAL").encode() + bytes(20), "cannot be read"),
     "huge mha": ("x.mha", MHD.format("LOCAL").replace("4 4 4", "4000 4000 4000").encode(), "claims 64000000000 voxels"),
-    "colours in mha": ("x.mha", MHD.format("LOCAL").replace("NDims", "ElementNumberOfChannels = 3\nNDims").encode() + bytes(384), "one real number"),
+    "colours in mha": (
+        "x.mha",
+        MHD.format("LOCAL").replace("NDims", "ElementNumberOfChannels = 3\nNDims").encode() + bytes(384),
+        "one real number",
+    ),
     "wrong magic of nrrd": ("x.nrrd", b"NRRX0004\n\n", "wrong magic"),
     "path in nrrd": ("x.nrrd", NRRD.format("data file: ../y.raw\n").encode(), "not name a file"),
     "cut nrrd": ("x.nrrd", NRRD.format("space: left-posterior-superior\n").encode() + bytes(9), "cannot be read"),
@@ -184,7 +189,9 @@ def npz(**arrays):
 def bomb():
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
-        opened.writestr("image.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<u1', 'fortran_order': False, 'shape': (99999, 99999), }".ljust(128))
+        opened.writestr(
+            "image.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<u1', 'fortran_order': False, 'shape': (99999, 99999), }".ljust(128)
+        )
         opened.writestr("mask.npy", b"")
     return packed.getvalue()
 
@@ -269,7 +276,12 @@ def test_links_out_in_circles_and_pipes_are_not_followed(tmp_path):
 
     listed = tree.listing(source)
 
-    assert sorted(finding.path for finding in listed.findings) == ["imagesTr/b_0000.nii.gz", "imagesTr/pipe_0000.nii.gz", "loop/", "self"]
+    assert sorted(finding.path for finding in listed.findings) == [
+        "imagesTr/b_0000.nii.gz",
+        "imagesTr/pipe_0000.nii.gz",
+        "loop/",
+        "self",
+    ]
     assert len(ingested.run(source, tmp_path).site.cases) == 2
 
 
@@ -296,7 +308,7 @@ CASES = {
 def test_a_case_is_left_out_and_the_others_go_on(tmp_path, fault):
     change, reason = CASES[fault]
     source = raw_source.nnunet(tmp_path / "in", 2)
-    image, label = change(*raw_source.voxels(0))
+    _, label = change(*raw_source.voxels(0))
     raw_source.nifti(source / "labelsTr" / f"canary_{raw_source.DATE}_0.nii.gz", label)
 
     made = ingested.run(source, tmp_path)

@@ -130,7 +130,9 @@ class TestSlices:
         mask = (raw_source.slices(0)[1] == 1).astype(numpy.uint8)
         raw_source.picture(masks[0], mask, palette=[0, 0, 0, 200, 10, 10])
         raw_source.picture(masks[1], mask * 255)
-        raw_source.describe(source, channel_names={"0": "CT"}, labels={"background": 0, "liver": 1, "spleen": 255}, file_ending=".png")
+        raw_source.describe(
+            source, channel_names={"0": "CT"}, labels={"background": 0, "liver": 1, "spleen": 255}, file_ending=".png"
+        )
 
         made = ingested.run(source, tmp_path)
 
@@ -211,6 +213,8 @@ class TestRecognition:
         with pytest.raises(DataError, match=r"1 pickled .npy files are not opened.*savez_compressed"):
             ingested.run(tmp_path, tmp_path / "work")
 
-    @pytest.mark.parametrize(("make", "name"), [(raw_source.nnunet, "nnunet"), (raw_source.msd, "msd"), (raw_source.bids, "bids")])
+    @pytest.mark.parametrize(
+        ("make", "name"), [(raw_source.nnunet, "nnunet"), (raw_source.msd, "msd"), (raw_source.bids, "bids")]
+    )
     def test_each_is_itself(self, tmp_path, make, name):
         assert recognise.recognise(tree.listing(make(tmp_path))).name == name

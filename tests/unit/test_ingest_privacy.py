@@ -6,6 +6,7 @@ import json
 import logging
 
 import nibabel
+import numpy
 import pytest
 
 from fedsilo.cohort import privacy
@@ -27,8 +28,9 @@ def dicom(folder):
 
 def chaos(folder):
     dicom_source.series(folder / "CT" / f"{raw_source.NUMBER}/DICOM_anon")
+    mask = numpy.where(raw_source.voxels(0)[1] == 1, 255, 0).astype(numpy.uint8)
     for index in range(6):
-        raw_source.picture(folder / "CT" / f"{raw_source.NUMBER}/Ground/canary_{index}.png", 255 * (raw_source.voxels(0)[1][:, :, index].T == 1))
+        raw_source.picture(folder / "CT" / f"{raw_source.NUMBER}/Ground/canary_{index}.png", mask[:, :, index].T)
     return folder
 
 
@@ -77,7 +79,9 @@ def test_no_canary_leaves(tmp_path, kind, capfd, caplog):
     for canary in raw_source.CANARIES:
         assert not [text[:80] for text in spoken if canary in text], canary
         assert not [content[:80] for content in public if canary.encode() in content], canary
-    assert any(canary in made.ingestion.identities_path.read_text() for canary in raw_source.CANARIES)  # the search finds what is there
+    assert any(
+        canary in made.ingestion.identities_path.read_text() for canary in raw_source.CANARIES
+    )  # the search finds what is there
 
 
 @pytest.mark.parametrize("kind", ["nnunet", "png"])
@@ -111,7 +115,9 @@ def test_a_png_has_pixels_and_nothing_else(tmp_path):
 
 def test_an_error_about_a_whole_source_does_not_quote_it(tmp_path):
     source = raw_source.nnunet(tmp_path / SECRET)
-    (source / "patients.csv").write_text(f"case,patient\ncanary_{raw_source.DATE}_0,{raw_source.NAME}\ncanary_{raw_source.DATE}_0,other\n")
+    (source / "patients.csv").write_text(
+        f"case,patient\ncanary_{raw_source.DATE}_0,{raw_source.NAME}\ncanary_{raw_source.DATE}_0,other\n"
+    )
 
     with pytest.raises(DataError, match=r"patients\.csv gives a case two patients") as caught:
         ingested.run(source, tmp_path)

@@ -185,7 +185,7 @@ def test_what_cannot_be_versioned_is_refused_early(versioned, tmp_path_factory):
     workspace, folder = versioned
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
-    with pytest.raises(ParamsError, match="no DVC remote 'other' in .*; there are own"):
+    with pytest.raises(ParamsError, match=r"no DVC remote 'other' in .*; there are own"):
         repro.check_versioning(workspace, folder, "other")
     with pytest.raises(ParamsError, match="is outside of the workspace"):
         repro.check_versioning(workspace, elsewhere, None)
