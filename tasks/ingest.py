@@ -94,18 +94,25 @@ def ask(request: Request, ingestion: Ingestion) -> None:
     """Check where the site goes and write the request, before anything is read.
 
     Raises:
-        DataError: The key cannot be used.
+        DataError: The key cannot be used, or is not the one under which the site that is there was imported.
         OutputError: The site is there already, or key and site lie in one folder.
     """
     import json
 
+    from fedsilo import files
     from fedsilo.ingest import identities
 
     if ingestion.folder.exists() and not ingestion.update:
         raise OutputError(f"site {ingestion.site}: {ingestion.folder} is there already; --update imports it again")
     if ingestion.key_path.resolve().is_relative_to(ingestion.folder.resolve()):
         raise OutputError(f"the key {ingestion.key_path} must not lie in the site's folder, which is shared")
-    identities.load_key(ingestion.key_path)
+    fingerprint = identities.fingerprint(identities.load_key(ingestion.key_path))
+    described = ingestion.folder / "manifest.json"
+    if described.is_file() and files.read_json(described).get("key_fingerprint") != fingerprint:
+        raise DataError(
+            f"site {ingestion.site}: {ingestion.folder} was imported under another key than {ingestion.key_path}; "
+            "its patients would get other names: bring the old key back, or remove the folder"
+        )
     shutil.rmtree(ingestion.plan_dir, ignore_errors=True)
     content = {**vars(request), "source": str(request.source.absolute()), "labels": [list(pair) for pair in request.labels]}
     identities.write_private(ingestion.plan_dir / REQUEST, json.dumps(content))

@@ -101,6 +101,13 @@ class TestSite:
             ingested.run(source, tmp_path, update=True)
         assert contents(tmp_path / "data/raw/tiny/site-a") == before
 
+    def test_an_update_under_another_key_is_refused(self, tmp_path):
+        source = raw_source.nnunet(tmp_path / "in")
+        ingested.run(source, tmp_path).ingestion.key_path.unlink()
+
+        with pytest.raises(DataError, match="was imported under another key"):
+            ingested.run(source, tmp_path, update=True)
+
     def test_private_files_are_their_owner_s_alone_and_the_plan_is_gone(self, tmp_path):
         made = ingested.run(raw_source.nnunet(tmp_path / "in"), tmp_path)
 
