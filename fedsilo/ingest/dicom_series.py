@@ -138,7 +138,7 @@ def _headers(paths: Sequence[Path]) -> list[tuple[Path, "Dataset"]]:
             raise SourceError("transfer syntax", f"the pixels are compressed with loss ({name}); export them without")
         try:
             is_available = not syntax.is_compressed or get_decoder(syntax).is_available
-        except (NotImplementedError, ValueError):
+        except (RuntimeError, ValueError):  # unknown or not supported
             is_available = False
         if not is_available:
             raise SourceError(
