@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy
 
+from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.errors import FedsiloError
 from fedsilo.ingest import silence, voxels, writer
 from fedsilo.ingest.recognise import Layout
-from fedsilo.ingest.source import MAX_VOXELS, Content, Finding, SourceCase, SourceError
+from fedsilo.ingest.source import Content, Finding, SourceCase, SourceError
 
 MAX_AFFINE_DIFFERENCE = 1e-3
 """Largest entry, between image and label; the image's affine is written."""

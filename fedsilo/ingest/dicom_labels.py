@@ -13,10 +13,11 @@ import numpy
 from numpy.typing import NDArray
 
 from fedsilo.cohort.layouts import plain
+from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import contours, dicom_files, silence
 from fedsilo.ingest.dicom_files import numbers, text
 from fedsilo.ingest.dicom_series import DIRECTION_TOLERANCE, SAME_PLACE_MM, Series
-from fedsilo.ingest.source import MAX_VOXELS, SourceError
+from fedsilo.ingest.source import SourceError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

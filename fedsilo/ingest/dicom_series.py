@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy
 from numpy.typing import NDArray
 
+from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import dicom_files, silence, voxels
 from fedsilo.ingest.dicom_files import numbers, text
 from fedsilo.ingest.itk import LPS_TO_RAS
 from fedsilo.ingest.nifti import usable
-from fedsilo.ingest.source import MAX_VOXELS, Finding, SourceError
+from fedsilo.ingest.source import Finding, SourceError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

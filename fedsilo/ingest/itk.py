@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy
 
+from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import nifti, silence, voxels
 from fedsilo.ingest.nifti import Loaded
-from fedsilo.ingest.source import MAX_VOXELS, Finding, SourceError
+from fedsilo.ingest.source import Finding, SourceError
 
 ENDINGS = (".mha", ".mhd", ".nrrd")
 MAX_HEADER_BYTES = 1 << 16

@@ -14,8 +14,9 @@ import nibabel
 import numpy
 from numpy.typing import NDArray
 
+from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import silence, voxels
-from fedsilo.ingest.source import MAX_VOXELS, Finding, SourceError
+from fedsilo.ingest.source import Finding, SourceError
 
 HEADER_BYTES = (348, 540)
 """Of NIfTI-1 and NIfTI-2."""

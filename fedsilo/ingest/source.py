@@ -38,9 +38,6 @@ Kind = Literal[
 ]
 """What a finding is about; counted by kind in the site's manifest.json."""
 
-MAX_VOXELS = 1 << 29
-"""Of one volume, all channels: a CT of 512 x 512 x 2048 fits. More is taken for an attack on memory."""
-
 MAX_PIXELS = 1 << 26
 """Of one slice; 8192 x 8192."""
 

@@ -1,6 +1,7 @@
-"""Bad input gets one clear line and exit code 1, and loses nothing."""
+"""Bad input gets one clear line and exit code 1, or is left out and listed; nothing is lost."""
 
 import gzip
+import json
 import shutil
 
 import nibabel
@@ -19,6 +20,19 @@ def fails_with(capfd, phase, arguments, *parts):
     assert len(lines) == 1
     for part in parts:
         assert part in lines[0]
+
+
+def left_out(copied, capfd, case, rule, *parts):
+    """Prepare: the others go on, and what is wrong with the case stands in the site's verdict and in the log."""
+    capfd.readouterr()
+    assert prepare.main(copied.arguments()) == 0
+    verdict = json.loads((copied.folder / "reports/demo/contract/mr-a/contract.json").read_text())
+    found = [finding for finding in verdict["findings"] if (finding["rule"], finding["case"]) == (rule, case)]
+    assert case in verdict["quarantined"]
+    assert found
+    line = f"[{rule} quarantine] mr-a/{case}"
+    logged = [text for text in "".join(capfd.readouterr()).splitlines() if line in text]
+    assert any(all(part in text for part in parts) for text in logged), logged
 
 
 def raw(made, site="mr-a"):
@@ -54,7 +68,7 @@ def test_an_unreadable_volume(copied, capfd):
     path = next(iter(sorted((raw(copied) / "imagesTr").iterdir())))
     path.write_bytes(path.read_bytes()[:100])
 
-    fails_with(capfd, prepare, copied.arguments(), "mr-a", path.name.split("_0000")[0])
+    left_out(copied, capfd, path.name.split("_0000")[0], "F1", "cannot read")
 
 
 def test_a_label_of_another_shape(copied, capfd):
@@ -63,7 +77,7 @@ def test_a_label_of_another_shape(copied, capfd):
     cut = nibabel.Nifti1Image(numpy.asarray(label.dataobj)[:-1], label.affine)
     path.write_bytes(gzip.compress(cut.to_bytes()))
 
-    fails_with(capfd, prepare, copied.arguments(), "mr-a", path.name.removesuffix(".nii.gz"), "shape")
+    left_out(copied, capfd, path.name.removesuffix(".nii.gz"), "G3", "shape")
 
 
 def test_a_label_value_that_is_not_declared(copied, capfd):
@@ -73,7 +87,7 @@ def test_a_label_value_that_is_not_declared(copied, capfd):
     values[0, 0, 0] = 9
     path.write_bytes(gzip.compress(nibabel.Nifti1Image(values, label.affine).to_bytes()))
 
-    fails_with(capfd, prepare, copied.arguments(), "mr-a", path.name.removesuffix(".nii.gz"), "9")
+    left_out(copied, capfd, path.name.removesuffix(".nii.gz"), "L1", "got 9")
 
 
 def test_an_unknown_organ(copied, capfd):
@@ -90,7 +104,12 @@ def test_a_site_without_a_training_case(copied, capfd):
     for path in sorted((folder / "labelsTr").iterdir())[2:]:
         path.unlink()
 
-    fails_with(capfd, prepare, copied.arguments(), "mr-a", "train")
+    assert prepare.main(copied.arguments()) == 0
+
+    assert "[N1 stop site] mr-a: too few train patients" in "".join(capfd.readouterr())
+    prepared = copied.folder / "data/prepared/demo"
+    assert not (prepared / "mr-a/manifest.csv").exists()
+    assert (prepared / "ct-a/manifest.csv").is_file()
 
 
 def test_a_failed_preparation_leaves_the_last_good_one(copied, capfd):
@@ -99,7 +118,7 @@ def test_a_failed_preparation_leaves_the_last_good_one(copied, capfd):
     path = next(iter(sorted((raw(copied) / "imagesTr").iterdir())))
     path.write_bytes(b"not an image")
 
-    fails_with(capfd, prepare, copied.arguments(), "mr-a")
+    fails_with(capfd, prepare, copied.arguments("--set", "prepare.contract.min_sites=9"), "B7 stop federation", "at least 9")
 
     assert files.sha256_file(manifest) == before
 
