@@ -249,8 +249,8 @@ def read_image(paths: Sequence[Path], *, is_label: bool = False) -> Image:
 
 def _num_bytes(image: nibabel.Nifti1Image) -> int:
     """Say how many bytes the voxels of an image take as stored."""
-    itemsize: int = image.dataobj.dtype.itemsize
-    return math.prod(image.shape) * itemsize
+    num_bytes: int = math.prod(image.shape) * image.dataobj.dtype.itemsize
+    return num_bytes
 
 
 def _unpacked(path: Path, *, num_bytes: int) -> bytes:
