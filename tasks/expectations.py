@@ -47,7 +47,7 @@ ol, ul { padding-left: 1.2rem }
 .fa-times:before { content: "failed"; color: #a33500 }
 .fa-exclamation-triangle:before { content: "error"; color: #8a6d00 }
 .badge { border: 1px solid #999; border-radius: .3rem; padding: 0 .3rem }
-nav, .modal, .popover, button, input { display: none }
+nav, footer, .card, .collapse, .modal, .popover, button, input, a[data-toggle] { display: none }
 </style>"""
 
 

@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from fedsilo.cohort.roster import Roster
 from fedsilo.errors import ContractError, OutputError
 from fedsilo.params import Params
-from tasks import plans, workers
+from tasks import contract_page, plans, workers
 from tasks.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def check(preparation: Preparation) -> None:
     verdicts, pages = judge(preparation)
     everywhere = verdicts.pop("", [])
     for site, found in verdicts.items():
-        files.write_text(preparation.paths.docs_dir / site / "index.html", pages[site])
+        num_cases = len(read_facts(preparation.facts_path(site)))
+        page = contract_page.headed(pages[site], site=site, num_cases=num_cases, outcome=_outcome(found), findings=found)
+        files.write_text(preparation.paths.docs_dir / site / "index.html", page)
         files.write_json(preparation.paths.docs_dir / site / "contract.json", _verdict(preparation, site, found))
     for finding in [*everywhere, *(finding for found in verdicts.values() for finding in found)]:
         logger.log(WARNING if finding.action in {"warn", "quarantine"} else ERROR, finding.message)
