@@ -42,6 +42,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; m
 table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem }
 th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; vertical-align: top }
 th { background: #f2f2f2 }
+h1 ~ table td:nth-child(-n+3) { white-space: nowrap }
 ol, ul { padding-left: 1.2rem }
 .fa-check-circle:before { content: "passed"; color: #00664f }
 .fa-times:before { content: "failed"; color: #a33500 }

@@ -167,7 +167,7 @@ def _outcome(findings: Sequence[Finding]) -> str:
     left_out = len({finding.case for finding in findings if finding.action == "quarantine"})
     warnings = sum(finding.action == "warn" for finding in findings)
     verdict = "takes no part" if _stopped(findings) else "keeps the contract"
-    return f"{verdict}; {left_out} cases quarantined, {warnings} warnings"
+    return f"{verdict}; quarantined cases: {left_out}, warnings: {warnings}"
 
 
 def _line(site: str, findings: Sequence[Finding]) -> dict[str, object]:
