@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +33,24 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() and os.access(temporary.parent, os.W_OK) else None
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+def place_folder(building: Path, folder: Path) -> Path:
+    """Put a folder that is whole in the place of another, which goes once the new one is there.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    replaced = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        if folder.exists():
+            folder.rename(replaced)
+        building.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

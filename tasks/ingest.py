@@ -291,23 +291,10 @@ def finish_site(*, ingestion: Ingestion, device: str) -> list[tuple[str, int]]: 
         building, site=ingestion.site, labels=shared.labels, channels=shared.channels, geometry=shared.geometry, patients=patients
     )
     writer.write_manifest(building, site=ingestion.site, shared=shared, patients=patients, findings=findings)
-    _place(building, ingestion.folder)
+    files.place_folder(building, ingestion.folder)
     shutil.rmtree(ingestion.plan_dir, ignore_errors=True)
     shutil.rmtree(ingestion.records_dir, ignore_errors=True)
     return counted(findings)
-
-
-def _place(building: Path, folder: Path) -> None:
-    """Put a folder where another may be; the old one goes when the new one is there."""
-    replaced = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
-    try:
-        if folder.exists():
-            folder.rename(replaced)
-        building.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def _row(finding: Finding, case: str, path: str = "") -> tuple[str, ...]:

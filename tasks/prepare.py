@@ -17,7 +17,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo.cohort.roster import Roster
-from fedsilo.errors import ContractError, OutputError
+from fedsilo.errors import ContractError
 from fedsilo.params import Params
 from tasks import contract_page, plans, workers
 from tasks.paths import RunPaths
@@ -303,15 +303,7 @@ def prepare_site(
         manifest.write(rows, building / "manifest.csv")
     facts.write(list(measured.values()), preparation.roster.organs[1:], building / "facts.parquet")
     files.write_bytes(building / "contract.json", written)
-    replaced = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
-    try:
-        if folder.exists():
-            folder.rename(replaced)
-        building.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    files.place_folder(building, folder)
     return len(rows) - num_kept, num_kept
 
 
