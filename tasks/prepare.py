@@ -25,6 +25,7 @@ from tasks.paths import RunPaths
 if TYPE_CHECKING:
     from fedsilo.cohort.contract import Finding
     from fedsilo.cohort.facts import Facts
+    from fedsilo.cohort.layouts import LabelMap, SiteCases, SourceCase
 
 
 CASES_A_JOB = 8
@@ -59,14 +60,18 @@ class Preparation:
 @task(name="measure site", task_run_name="{site}: measure cases", cache_policy=NO_CACHE, persist_result=False)
 def measure(site: str, preparation: Preparation) -> Path:
     """Find a site's cases, measure them and split the patients."""
-    num_cases = workers.run(count_cases, site=site, preparation=preparation)
-    starts = range(0, num_cases, CASES_A_JOB)
-    with ThreadPoolExecutor(len(starts)) as waiting:  # each waits for a child of the pool, so a large site keeps all of them busy
-        jobs = [waiting.submit(workers.run, measure_cases, site=site, start=start, preparation=preparation) for start in starts]
+    found, label_map = workers.run(list_cases, site=site, preparation=preparation)
+    parts = [found.cases[start : start + CASES_A_JOB] for start in range(0, len(found.cases), CASES_A_JOB)]
+    # each thread waits for a child of the pool, so that a large site keeps all of them busy
+    with ThreadPoolExecutor(preparation.params.runtime.parallel_sites) as waiting:
+        jobs = [
+            waiting.submit(workers.run, measure_cases, site=site, cases=part, label_map=label_map, preparation=preparation)
+            for part in parts
+        ]
         rows = [row for job in jobs for row in job.result()]
-    warning = workers.run(split_site, site=site, rows=rows, preparation=preparation)
-    if warning:
-        get_run_logger().warning(warning)
+    workers.run(split_site, site=site, rows=rows, preparation=preparation)
+    if not found.has_patients:
+        get_run_logger().warning("%s has no patients.csv: every case counts as a patient of its own", site)
     return preparation.facts_path(site)
 
 
@@ -189,40 +194,43 @@ def prepare(site: str, preparation: Preparation) -> Path:
     return folder
 
 
-def count_cases(*, site: str, preparation: Preparation, device: str) -> int:  # noqa: ARG001  # nothing is computed
-    """Count a site's cases; runs in a worker process, as everything that reads a site's folder."""
+def list_cases(
+    *,
+    site: str,
+    preparation: Preparation,
+    device: str,  # noqa: ARG001  # nothing is computed
+) -> tuple[SiteCases, LabelMap]:
+    """Find a site's cases and what its labels mean; runs in a worker process, as everything that reads a site's folder."""
     from fedsilo.cohort import layouts
 
     found = layouts.find_cases(preparation.data_root / preparation.roster.site(site).folder, site)
-    layouts.harmonise(found.labels, preparation.roster, site)
-    return len(found.cases)
+    return found, layouts.harmonise(found.labels, preparation.roster, site)
 
 
-def measure_cases(*, site: str, start: int, preparation: Preparation, device: str) -> list[Facts]:  # noqa: ARG001  # facts are numpy
+def measure_cases(
+    *,
+    site: str,
+    cases: Sequence[SourceCase],
+    label_map: LabelMap,
+    preparation: Preparation,
+    device: str,  # noqa: ARG001  # facts are numpy
+) -> list[Facts]:
     """Measure some of a site's cases, one in memory at a time; runs in a worker process."""
-    from fedsilo.cohort import layouts
     from fedsilo.cohort import measure as measures
 
-    entry = preparation.roster.site(site)
-    found = layouts.find_cases(preparation.data_root / entry.folder, site)
-    label_map = layouts.harmonise(found.labels, preparation.roster, site)
-    fix = preparation.params.prepare.fix
-    return [
-        measures.measure(case, label_map, roster=preparation.roster, site=entry, fix=fix)
-        for case in found.cases[start : start + CASES_A_JOB]
-    ]
+    entry, fix = preparation.roster.site(site), preparation.params.prepare.fix
+    return [measures.measure(case, label_map, roster=preparation.roster, site=entry, fix=fix) for case in cases]
 
 
-def split_site(*, site: str, rows: list[Facts], preparation: Preparation, device: str) -> str:  # noqa: ARG001  # facts are numpy
-    """Split a site's patients and keep its facts; return a warning or nothing; runs in a worker process."""
+def split_site(*, site: str, rows: list[Facts], preparation: Preparation, device: str) -> None:  # noqa: ARG001  # nothing is computed
+    """Split a site's patients and keep its facts; runs in a worker process."""
     from fedsilo import files
-    from fedsilo.cohort import facts, layouts, splits
+    from fedsilo.cohort import facts, splits
 
     entry, params = preparation.roster.site(site), preparation.params
     bounds = params.prepare.contract
-    found = layouts.find_cases(preparation.data_root / entry.folder, site)
     split = splits.assign(
-        {case.case: case.patient for case in found.cases},
+        {row.case: row.patient for row in rows},
         site=site,
         role=entry.role,
         seed=params.seed,
@@ -233,7 +241,6 @@ def split_site(*, site: str, rows: list[Facts], preparation: Preparation, device
         preparation.facts_path(site),
         {"rows": [facts.to_json(row) for row in facts.with_splits(rows, split, near_share=bounds.near_share)]},
     )
-    return "" if found.has_patients else f"{site} has no patients.csv: every case counts as a patient of its own"
 
 
 def prepare_site(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fedsilo.cohort import hashes
-from fedsilo.cohort.contract import Finding
+from fedsilo.cohort.contract import Action, Finding
 from fedsilo.cohort.facts import SEPARATOR, Facts
 from fedsilo.cohort.roster import Roster
 from fedsilo.params import ContractParams
@@ -137,31 +137,13 @@ def _organs(summaries: Sequence[SiteSummary], organs: Sequence[str]) -> Iterator
     for organ in organs:
         if organ not in learnt:
             meaning, fix = f"no inside site annotates {organ}", "take it out of organs in the cohort file, or add a site"
-            yield Finding(
-                rule="B2",
-                action="stop federation",
-                site="",
-                case="",
-                field="annotated",
-                meaning=meaning,
-                expected="at least 1 inside site",
-                got="0",
-                fix=fix,
-            )
+            yield _found("B2", "stop federation", "", "annotated", meaning, expected="at least 1 inside site", got="0", fix=fix)
     for summary in summaries:
         missing = [organ for organ in organs if organ not in summary.annotated]
         if missing and summary.role == "outside":
             meaning, fix = "some organs cannot be scored here", "none needed"
-            yield Finding(
-                rule="B2",
-                action="warn",
-                site=summary.site,
-                case="",
-                field="annotated",
-                meaning=meaning,
-                expected="every organ",
-                got=f"no {', '.join(missing)}",
-                fix=fix,
+            yield _found(
+                "B2", "warn", summary.site, "annotated", meaning, expected="every organ", got=f"no {', '.join(missing)}", fix=fix
             )
 
 
@@ -174,13 +156,12 @@ def _units(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
         for summary in of_modality:
             if summary.intensity_unit != usual:
                 meaning, fix = f"{modality} is in another unit than at the other sites", "export it anew, or leave the site out"
-                yield Finding(
-                    rule="B3",
-                    action="stop site",
-                    site=summary.site,
-                    case="",
-                    field="intensity_unit",
-                    meaning=meaning,
+                yield _found(
+                    "B3",
+                    "stop site",
+                    summary.site,
+                    "intensity_unit",
+                    meaning,
                     expected=usual,
                     got=summary.intensity_unit,
                     fix=fix,
@@ -198,17 +179,7 @@ def _grids(summaries: Sequence[SiteSummary], *, resampled_z: bool) -> Iterator[F
             if max(median / centre, centre / median) > MAX_RATIO:
                 meaning, fix = f"median spacing along {letter} is far from that of the others (mm)", "none needed"
                 expected = f"{centre / MAX_RATIO:.3g} to {centre * MAX_RATIO:.3g}"
-                yield Finding(
-                    rule="B4",
-                    action="warn",
-                    site=site,
-                    case="",
-                    field=f"spacing_{letter}",
-                    meaning=meaning,
-                    expected=expected,
-                    got=f"{median:.3g}",
-                    fix=fix,
-                )
+                yield _found("B4", "warn", site, f"spacing_{letter}", meaning, expected=expected, got=f"{median:.3g}", fix=fix)
     if resampled_z:
         for summary in summaries:
             if summary.geometries.get("pixel"):
@@ -217,17 +188,7 @@ def _grids(summaries: Sequence[SiteSummary], *, resampled_z: bool) -> Iterator[F
                     "a null z in prepare.spacing_zyx_mm",
                 )
                 got = f"{summary.geometries['pixel']} cases in pixels"
-                yield Finding(
-                    rule="B4",
-                    action="stop site",
-                    site=summary.site,
-                    case="",
-                    field="geometry",
-                    meaning=meaning,
-                    expected="volumes in mm",
-                    got=got,
-                    fix=fix,
-                )
+                yield _found("B4", "stop site", summary.site, "geometry", meaning, expected="volumes in mm", got=got, fix=fix)
 
 
 def _copies(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
@@ -238,30 +199,19 @@ def _copies(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
         between, fix = f"an image at one site only, not at {first.site} too", "find it with flows.inspect at both sites, keep one"
         if leaks:
             meaning = "images are used for training at one site and for testing at another"
-            yield Finding(
-                rule="B5",
-                action="stop federation",
-                site=second.site,
-                case="",
-                field="content_hash",
-                meaning=meaning,
+            yield _found(
+                "B5",
+                "stop federation",
+                second.site,
+                "content_hash",
+                meaning,
                 expected=between,
                 got=f"{len(leaks)} images",
                 fix=fix,
             )
         elif same:
             meaning = "images stand at another site too"
-            yield Finding(
-                rule="B5",
-                action="warn",
-                site=second.site,
-                case="",
-                field="content_hash",
-                meaning=meaning,
-                expected=between,
-                got=f"{len(same)} images",
-                fix=fix,
-            )
+            yield _found("B5", "warn", second.site, "content_hash", meaning, expected=between, got=f"{len(same)} images", fix=fix)
         exact = {digest.content for pair in same for digest in pair}
         near = [
             (one, other)
@@ -271,17 +221,7 @@ def _copies(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
         ]
         if near:
             meaning = "images look like images at another site"
-            yield Finding(
-                rule="B6",
-                action="warn",
-                site=second.site,
-                case="",
-                field="near_hash",
-                meaning=meaning,
-                expected=between,
-                got=f"{len(near)} pairs",
-                fix=fix,
-            )
+            yield _found("B6", "warn", second.site, "near_hash", meaning, expected=between, got=f"{len(near)} pairs", fix=fix)
 
 
 def _leaks(first: SiteSummary, second: SiteSummary, one: Digest, other: Digest) -> bool:
@@ -301,17 +241,16 @@ def _number(summaries: Sequence[SiteSummary], bounds: ContractParams) -> Iterato
     inside = sum(summary.role == "inside" for summary in summaries)
     if inside < bounds.min_sites:
         meaning, fix = "too few inside sites keep the contract", "repair a site; its findings say how"
-        yield Finding(
-            rule="B7",
-            action="stop federation",
-            site="",
-            case="",
-            field="site",
-            meaning=meaning,
-            expected=f"at least {bounds.min_sites}",
-            got=str(inside),
-            fix=fix,
+        yield _found(
+            "B7", "stop federation", "", "site", meaning, expected=f"at least {bounds.min_sites}", got=str(inside), fix=fix
         )
+
+
+def _found(rule: str, action: Action, site: str, field: str, meaning: str, *, expected: str, got: str, fix: str) -> Finding:
+    """Make a finding about a site as a whole, or with no site about the federation."""
+    return Finding(
+        rule=rule, action=action, site=site, case="", field=field, meaning=meaning, expected=expected, got=got, fix=fix
+    )
 
 
 def _bin(spacing_mm: float) -> int:
