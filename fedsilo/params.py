@@ -71,6 +71,10 @@ class PrepareParams(Section):
     plan: Literal["params", "federated"] = Field(
         description="federated: spacing, and the clip of CT in HU, follow from the sites' merged histograms instead"
     )
+    max_oblique_deg: Positive = Field(description="angle of an axis above which a case is resampled to an axis-aligned box")
+    crop: Literal["none", "nonzero"] = Field(
+        description="nonzero: cut mm cases, other than CT in HU, to the block that holds all voxels that are not zero"
+    )
     ct_clip_hu: tuple[float, float]
     mr_clip_percentiles: tuple[float, float] = Field(description="of non-zero voxels; also used for windowed 8-bit CT")
     val_share: Share = Field(description="share of an inside site's patients for validation, at least one")

@@ -172,7 +172,7 @@ def _of_geometry(bounds: ContractParams) -> Iterator[Rule]:
         bounds.max_affine_difference,
     )
     warn, refuse = bounds.oblique_deg
-    yield Rule("G4", "oblique_deg", "warn", "axes are oblique (degrees)", "none needed", "mm", 0, warn)
+    yield Rule("G4", "oblique_deg", "warn", "axes are oblique (degrees)", "none needed, it is resampled", "mm", 0, warn)
     yield Rule("G4", "oblique_deg", "quarantine", "axes are oblique (degrees)", "check the header", "mm", 0, refuse)
     meaning, fix = "axes are not at right angles (cosine)", "export the image again"
     yield Rule("G5", "shear", "warn", meaning, f"run with --fix, or {fix}", "mm", 0, volumes.SQUARE)

@@ -1,7 +1,8 @@
 """From a stored image to a prepared case on the working grid, and the way back.
 
-Order: reorient to (z, y, x) towards S, A, R; clip; z-score of the volume; resample. The recipe holds what the way back needs:
-probabilities are resampled to the stored grid, argmaxed, and the reorientation is undone.
+Order: reorient to (z, y, x) towards S, A, R; resample to an axis-aligned box if the axes are too oblique; crop to what is not
+zero, if asked; clip; z-score of the volume; resample. The recipe holds what the way back needs: probabilities are resampled to
+the stored grid, argmaxed, and the reorientation is undone.
 """
 
 import functools
@@ -19,11 +20,11 @@ import scipy
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
 
 from fedsilo import files
+from fedsilo.cohort import grids, volumes
+from fedsilo.cohort.grids import Box
 from fedsilo.cohort.layouts import LabelMap, SourceCase
 from fedsilo.cohort.volumes import Image, Orientation
 from fedsilo.errors import DataError
@@ -47,6 +48,8 @@ class Recipe:
         target_spacing_zyx: mm of the working grid; None in pixel geometry.
         target_shape: Of the prepared array (z, y, x).
         geometry: ``pixel`` without an affine.
+        box: Around an oblique case that was resampled to the world's axes; None of all others.
+        crop: First and one past the last voxel along z, y, x that were kept, of the reoriented array or its box.
     """
 
     source_shape: tuple[int, int, int]
@@ -57,6 +60,25 @@ class Recipe:
     target_spacing_zyx: tuple[float, float, float] | None
     target_shape: tuple[int, int, int]
     geometry: Literal["mm", "pixel"]
+    box: Box | None
+    crop: tuple[int, int, int, int, int, int]
+
+    @property
+    def kept(self) -> tuple[slice, slice, slice]:
+        """What was kept, along z, y, x."""
+        z, z_end, y, y_end, x, x_end = self.crop
+        return slice(z, z_end), slice(y, y_end), slice(x, x_end)
+
+    @property
+    def coarse(self) -> int | None:
+        """The axis along which slices are copied where they are resampled."""
+        return grids.coarse_axis(self.source_spacing_zyx)
+
+    @property
+    def oriented_shape(self) -> tuple[int, int, int]:
+        """Of the stored array on (z, y, x)."""
+        z, y, x = (self.source_shape[axis] for axis in self.axes)
+        return z, y, x
 
     @property
     def orientation(self) -> Orientation:
@@ -90,40 +112,85 @@ def prepare(image: Image, label: NDArray[numpy.uint8], *, unit: IntensityUnit, p
         unit: ``hu`` is clipped at fixed values; the others at percentiles of their non-zero voxels.
         params: Working grid and clips.
     """
-    orientation, spacing = image.orientation, image.spacing_zyx
-    shape = orientation.apply(label).shape
-    target = (shape[0], *params.size_yx_px)
+    spacing, oriented = image.spacing_zyx, torch.from_numpy(image.orientation.apply(label).astype(numpy.uint8))
+    box = _box(image, params)
+    channels = image.zyx.astype(numpy.float64)
+    if box is not None:
+        channels = numpy.stack([box.fill(channel, channel.min()) for channel in channels])
+    kept = _kept(channels, unit=unit, in_mm=spacing is not None, params=params)
+    recipe = _new_recipe(image, box, kept, params)
+    resampled = [
+        grids.resample_image(
+            torch.from_numpy(normalise(channel[kept], unit=unit, params=params)), recipe.target_shape, recipe.coarse
+        )
+        for channel in channels
+    ]
+    return PreparedCase(
+        image=torch.stack(resampled),
+        label=_on_working_grid(oriented, recipe),
+        native_label=torch.from_numpy(numpy.ascontiguousarray(label, numpy.uint8)),
+        recipe=recipe,
+    )
+
+
+def _box(image: Image, params: PrepareParams) -> Box | None:
+    """Lay the box around an image whose axes are too oblique to be carried along."""
+    if image.affine is None or image.spacing_zyx is None or volumes.oblique_deg(image.affine) <= params.max_oblique_deg:
+        return None
+    shape = image.channels.shape[1:]
+    z, y, x = (shape[axis] for axis in image.orientation.axes)
+    return grids.box_around(volumes.world_of_zyx(image.affine, (shape[0], shape[1], shape[2])), (z, y, x), image.spacing_zyx)
+
+
+def _kept(
+    channels: NDArray[numpy.float64], *, unit: IntensityUnit, in_mm: bool, params: PrepareParams
+) -> tuple[slice, slice, slice]:
+    """Choose what of an image is kept: all of it in HU, where zero is water, and where all images are brought to one size."""
+    if params.crop == "nonzero" and unit != "hu" and in_mm:
+        return grids.not_empty(channels)
+    z, y, x = channels.shape[1:]
+    return slice(0, z), slice(0, y), slice(0, x)
+
+
+def _new_recipe(image: Image, box: Box | None, kept: tuple[slice, slice, slice], params: PrepareParams) -> Recipe:
+    """Choose the working grid and write down how a case comes to it."""
+    spacing, stored = image.spacing_zyx, image.channels.shape[1:]
+    shape = [part.stop - part.start for part in kept]
+    target = [shape[0], *params.size_yx_px]
     target_spacing: tuple[float, float, float] | None = None
     if spacing is not None:
         wanted = [goal or own for goal, own in zip(params.spacing_zyx_mm, spacing, strict=True)]
         near = [abs(goal / own - 1) < SAME_SHARE for goal, own in zip(wanted, spacing, strict=True)]
-        target = tuple(
+        target = [
             size if same else max(1, round(size * own / goal))
             for size, own, goal, same in zip(shape, spacing, wanted, near, strict=True)
-        )
+        ]
         z, y, x = (own * size / edge for own, size, edge in zip(spacing, shape, target, strict=True))
         target_spacing = (z, y, x)
-    recipe = Recipe(
-        source_shape=(int(label.shape[0]), int(label.shape[1]), int(label.shape[2])),
+    return Recipe(
+        source_shape=(stored[0], stored[1], stored[2]),
         affine=None if image.affine is None else tuple(float(value) for value in image.affine.ravel()),
-        axes=orientation.axes,
-        flips=orientation.flips,
+        axes=image.orientation.axes,
+        flips=image.orientation.flips,
         source_spacing_zyx=spacing,
         target_spacing_zyx=target_spacing,
-        target_shape=(int(target[0]), int(target[1]), int(target[2])),
+        target_shape=(target[0], target[1], target[2]),
         geometry="mm" if image.affine is not None else "pixel",
+        box=box,
+        crop=(kept[0].start, kept[0].stop, kept[1].start, kept[1].stop, kept[2].start, kept[2].stop),
     )
-    channels = [
-        resample_image(torch.from_numpy(normalise(channel, unit=unit, params=params)), recipe.target_shape)
-        for channel in image.zyx
-    ]
-    oriented = torch.from_numpy(orientation.apply(label).astype(numpy.uint8))
-    return PreparedCase(
-        image=torch.stack(channels),
-        label=resample_label(oriented, recipe.target_shape),
-        native_label=torch.from_numpy(numpy.ascontiguousarray(label, numpy.uint8)),
-        recipe=recipe,
+
+
+def _on_working_grid(label: UInt8[Tensor, "z y x"], recipe: Recipe) -> UInt8[Tensor, "nz ny nx"]:
+    """Bring a reoriented label to the working grid, one value at a time."""
+    if recipe.box is None:
+        return grids.resample_label(label[recipe.kept].contiguous(), recipe.target_shape, recipe.coarse)
+    box, values = recipe.box, numpy.unique(label.numpy()).tolist()
+    boxed = (
+        (int(value), torch.from_numpy(box.fill((label == value).double().numpy(), float(value == 0))).float()) for value in values
     )
+    shares = ((value, grids.linear(share[recipe.kept], recipe.target_shape, recipe.coarse)) for value, share in boxed)
+    return grids.winner(shares, recipe.target_shape)
 
 
 def normalise(
@@ -142,52 +209,32 @@ def normalise(
     return scored.astype(numpy.float32)
 
 
-def resample_image(volume: Float[Tensor, "z y x"], shape: tuple[int, int, int]) -> Float[Tensor, "nz ny nx"]:
-    """Resample linearly; where an axis shrinks, after a Gaussian of ``(factor - 1) / 2`` voxels against aliasing."""
-    if tuple(volume.shape) == shape:
-        return volume
-    sigma = [max(0.0, (old / new - 1) / 2) for old, new in zip(volume.shape, shape, strict=True)]
-    if any(sigma):
-        volume = torch.from_numpy(ndimage.gaussian_filter(volume.numpy(), sigma, mode="nearest"))
-    return _linear(volume, shape)
-
-
-def resample_label(label: UInt8[Tensor, "z y x"], shape: tuple[int, int, int]) -> UInt8[Tensor, "nz ny nx"]:
-    """Resample one-hot, linearly, then argmax; ties go to the lower value."""
-    if tuple(label.shape) == shape:
-        return label
-    best = torch.full(shape, -1.0)
-    winner = torch.zeros(shape, dtype=torch.uint8)
-    for value in numpy.unique(label.numpy()).tolist():
-        share = _linear((label == value).float(), shape)
-        better = share > best
-        winner[better] = int(value)
-        best = torch.where(better, share, best)
-    return winner
-
-
 def to_native(probs: Float[Tensor, "k z y x"], recipe: Recipe) -> UInt8[Tensor, "i j k2"]:
     """Take probabilities back to the stored grid and return the winning class there.
 
     Class by class with a running maximum, so that memory does not grow with the number of classes; ties go to the lower value.
+    What was cropped away is background.
 
     Raises:
         DataError: The probabilities are not on the recipe's working grid.
     """
     if tuple(probs.shape[1:]) != recipe.target_shape:
         raise DataError(f"cannot go back: expected probabilities on the grid {recipe.target_shape}, got {tuple(probs.shape[1:])}")
-    forward = recipe.orientation
-    stored = numpy.empty(recipe.source_shape, numpy.uint8)
-    shape = tuple(recipe.source_shape[axis] for axis in forward.axes)
-    best = torch.full(shape, -1.0)
-    winner = torch.zeros(shape, dtype=torch.uint8)
-    for value, share in enumerate(probs):
-        native = _linear(share, (shape[0], shape[1], shape[2]))
-        better = native > best
-        winner[better] = value
-        best = torch.where(better, native, best)
-    stored[...] = forward.undo(winner.numpy())
-    return torch.from_numpy(stored)
+    shares = ((value, _share_back(share, recipe, outside=float(value == 0))) for value, share in enumerate(probs))
+    winning = grids.winner(shares, recipe.oriented_shape)
+    return torch.from_numpy(recipe.orientation.undo(winning.numpy()))
+
+
+def _share_back(share: Float[Tensor, "z y x"], recipe: Recipe, *, outside: float) -> Float[Tensor, "sz sy sx"]:
+    """Take one class back to the stored grid, still on (z, y, x)."""
+    kept, whole = recipe.kept, recipe.oriented_shape if recipe.box is None else recipe.box.shape
+    extent = tuple(part.stop - part.start for part in kept)
+    native = grids.linear(share, (extent[0], extent[1], extent[2]), recipe.coarse)
+    if extent != whole:
+        pasted = torch.full(whole, outside)
+        pasted[kept] = native
+        native = pasted
+    return native if recipe.box is None else recipe.box.undo(native, recipe.oriented_shape)
 
 
 def native_spacing(recipe: Recipe) -> tuple[float, float, float] | None:
@@ -214,7 +261,7 @@ def origin(source: SourceCase, label_map: LabelMap, *, unit: IntensityUnit, para
 def _code() -> str:
     """Hash the modules through which a case passes."""
     folder = Path(__file__).parent
-    names = ("layouts.py", "preprocess.py", "repairs.py", "volumes.py")
+    names = ("grids.py", "layouts.py", "preprocess.py", "repairs.py", "volumes.py")
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
 
 
@@ -279,16 +326,9 @@ def load(path: Path) -> PreparedCase:
     return PreparedCase(image.to(torch.float32), label, native, recipe)
 
 
-def _linear(volume: Float[Tensor, "z y x"], shape: tuple[int, int, int]) -> Float[Tensor, "nz ny nx"]:
-    """Resample linearly between voxel centres; edges repeat."""
-    if tuple(volume.shape) == shape:
-        return volume
-    if volume.shape[0] == shape[0]:  # slices keep their place: resample in the plane only
-        resized = functional.interpolate(volume[:, None], size=shape[1:], mode="bilinear", align_corners=False)
-        return resized[:, 0]
-    return functional.interpolate(volume[None, None], size=shape, mode="trilinear", align_corners=False)[0, 0]
-
-
-def _recipe(content: Mapping[str, object]) -> Recipe:
+def _recipe(content: Mapping[str, Any]) -> Recipe:
     """Build a recipe from JSON, lists back to tuples."""
-    return Recipe(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})  # type: ignore[arg-type]  # written by asdict
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    if fields["box"] is not None:
+        fields["box"] = Box(tuple(fields["box"]["shape"]), tuple(fields["box"]["matrix"]))
+    return Recipe(**fields)

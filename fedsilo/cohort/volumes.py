@@ -129,6 +129,23 @@ class Image:
         return numpy.stack([self.orientation.apply(channel) for channel in self.channels])
 
 
+def world_of_zyx(affine: NDArray[numpy.float64], shape: tuple[int, int, int]) -> NDArray[numpy.float64]:
+    """Give the 4x4 matrix from index (z, y, x, 1) of the reoriented array to (S, A, R) mm.
+
+    Args:
+        affine: Stored index (i, j, k, 1) to RAS+ mm.
+        shape: Of the stored array (i, j, k).
+    """
+    turned = orientation(affine)
+    stored_of_zyx = numpy.zeros((4, 4))
+    stored_of_zyx[3, 3] = 1
+    for canonical, (axis, flip) in enumerate(zip(turned.axes, turned.flips, strict=True)):
+        stored_of_zyx[axis, canonical] = -1 if flip else 1
+        stored_of_zyx[axis, 3] = shape[axis] - 1 if flip else 0
+    world: NDArray[numpy.float64] = affine[[2, 1, 0, 3]] @ stored_of_zyx
+    return world
+
+
 def oblique_deg(affine: NDArray[numpy.float64]) -> float:
     """Measure the largest angle between an array axis and the world axis closest to it."""
     directions = affine[:3, :3] / numpy.linalg.norm(affine[:3, :3], axis=0)

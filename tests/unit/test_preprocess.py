@@ -7,7 +7,7 @@ import pytest
 import safetensors
 import torch
 
-from fedsilo.cohort import preprocess
+from fedsilo.cohort import grids, preprocess
 from fedsilo.cohort.volumes import Image
 from fedsilo.errors import DataError
 from tests.unit import raw_site
@@ -125,12 +125,12 @@ class TestResampling:
         volume = torch.full((6, 8, 10), 2.5)
 
         for shape in ((6, 4, 5), (3, 4, 5), (12, 16, 20)):
-            torch.testing.assert_close(preprocess.resample_image(volume, shape), torch.full(shape, 2.5))
+            torch.testing.assert_close(grids.resample_image(volume, shape), torch.full(shape, 2.5))
 
     def test_a_ramp_keeps_its_slope_away_from_the_border(self):
         ramp = torch.arange(32.0).expand(4, 4, 32)
 
-        halved = preprocess.resample_image(ramp, (4, 4, 16))
+        halved = grids.resample_image(ramp, (4, 4, 16))
 
         torch.testing.assert_close(halved[0, 0, 4:-4], torch.arange(16.0)[4:-4] * 2 + 0.5)
 
@@ -138,7 +138,7 @@ class TestResampling:
         """Stripes finer than the new voxels must become grey, not other stripes."""
         stripes = (torch.arange(60) % 2).float().expand(2, 60, 60)
 
-        shrunk = preprocess.resample_image(stripes, (2, 20, 20))[:, 3:-3, 3:-3]
+        shrunk = grids.resample_image(stripes, (2, 20, 20))[:, 3:-3, 3:-3]
 
         assert (shrunk - 0.5).abs().max() < 0.15
 
@@ -146,7 +146,7 @@ class TestResampling:
         label = torch.zeros((4, 9, 9), dtype=torch.uint8)
         label[:, 2:7, 2:7] = 5
 
-        resampled = preprocess.resample_label(label, (4, 14, 14))
+        resampled = grids.resample_label(label, (4, 14, 14))
 
         assert resampled.dtype == torch.uint8
         assert resampled.unique().tolist() == [0, 5]
@@ -154,7 +154,7 @@ class TestResampling:
     def test_a_tie_goes_to_the_lower_value(self):
         label = torch.tensor([3, 1], dtype=torch.uint8).reshape(1, 1, 2)
 
-        assert preprocess.resample_label(label, (1, 1, 1)).tolist() == [[[1]]]
+        assert grids.resample_label(label, (1, 1, 1)).tolist() == [[[1]]]
 
     def test_nothing_that_was_given_is_changed(self):
         image, label = stored()
