@@ -1,0 +1,1 @@
+"""The audit trail: signed events in a hash chain that strangers can verify."""
