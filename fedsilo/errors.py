@@ -40,3 +40,12 @@ class RoutingError(FedsiloError):
 
 class OutputError(FedsiloError):
     """A result cannot be written where it belongs."""
+
+
+class AuditRefusedError(FedsiloError):
+    """A line of an audit log, or a checkpoint of it, is refused; ``code`` is one of a fixed list."""
+
+    def __init__(self, code: str, log: str, line: int, reason: str) -> None:
+        """Keep where and why; ``line`` counts from 1."""
+        super().__init__(f"refused {log} line {line} {code}: {reason}")
+        self.code, self.log, self.line, self.reason = code, log, line, reason

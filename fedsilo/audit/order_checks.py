@@ -1,0 +1,280 @@
+"""Checks of one line against what came before: who may say it, what must have been said. Each says what is wrong, or nothing."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fedsilo.audit import documents, forms, merkle
+from fedsilo.audit.documents import Approval, Change, Release, Update
+from fedsilo.audit.events import CHANGE_KINDS, KEY_KINDS, PASS, Event
+from fedsilo.audit.register import SERVER, SITE, Anchor, KeyEntry, KeyRecord, entry_flaw
+from fedsilo.audit.state import Candidate, Champion, State, Step
+
+
+def change_content(step: Step) -> str | None:
+    """A change of keys carries the key, or what it leaves standing; a subject names content by its hash."""
+    if not isinstance(step.document, Change) or step.event.kind not in CHANGE_KINDS:
+        return None
+    content = None if step.document.content is None else dict(step.document.content)
+    found = _key_content_flaw(step, content) if step.event.kind in KEY_KINDS else None
+    if found is None and content is not None and step.model != documents.content_hash(content):
+        found = "the subject's after is not the hash of the content"
+    return found and f"{step.event.kind}: {found}"
+
+
+def _key_content_flaw(step: Step, content: Mapping[str, object] | None) -> str | None:
+    if step.event.kind == "key.revoke":
+        return forms.flaw(Anchor, content, "content")
+    found = entry_flaw(content)
+    if found is None and content is not None and step.change[1].name != (name := forms.build(KeyEntry, content).key):
+        found = f"the subject is {step.change[1].name}, the key is {name}"
+    return found
+
+
+def authority(step: Step) -> str | None:
+    """The signer may say this, or carries the document of one who may."""
+    if step.signer is None or step.authorised:
+        return None
+    return f"{step.event.role} may not sign {step.event.kind}"
+
+
+def document_role(step: Step) -> str | None:
+    """Who signed the attached document may sign that type, a site for itself."""
+    if step.document is None or step.document_signer is None:
+        return None
+    entry, role = step.document_signer.entry, step.document_kind.role
+    if role not in entry.roles:
+        return f"{entry.actor} signed the attached document and is no {role}"
+    if role == SITE and isinstance(step.document, Update) and step.document.site != entry.site:
+        return f"the attached document is of site {step.document.site}, its key is of {entry.site}"
+    return None
+
+
+def document_says_so(step: Step) -> str | None:
+    """The attached document is about this federation and this event."""
+    document, event, federation = step.document, step.event, step.setting.founding.federation
+    if document is None:
+        return None
+    subject = step.change[1]
+    found: tuple[object, ...] = (document.federation,)
+    expected: tuple[object, ...] = (federation,)
+    if isinstance(document, Approval):
+        found += (document.decision, document.candidate, document.meaning)
+        expected += (event.kind, subject.after, event.meaning)
+    elif isinstance(document, Release):
+        found += (document.event, document.model, document.candidate)
+        expected += (event.kind, subject.name, subject.after)
+    elif isinstance(document, Change):
+        found += (document.event, document.subject)
+        expected += (event.kind, subject)
+    elif isinstance(document, Update) and step.lends:
+        found += (document.site, document.round_index, f"sha256:{document.file_sha256}")
+        expected += (event.site, event.round_index, subject.after)
+    return None if found == expected else f"the attached document is about {found}, expected {expected}"
+
+
+def own_document(step: Step) -> str | None:
+    """Only a server carries what others signed."""
+    attached, event = step.event.attached, step.event
+    if attached is None or not step.lends or event.role == SERVER or attached.get("key") == event.key:
+        return None
+    return f"{event.actor} attached a document that {attached.get('key')} signed"
+
+
+def where_keys_change(step: Step) -> str | None:
+    """Keys change in the federation's own log."""
+    if step.event.kind not in KEY_KINDS or step.setting.of_federation:
+        return None
+    return f"{step.event.kind} in the log of a site"
+
+
+def opening(step: Step) -> str | None:
+    """A log begins with log.open, once."""
+    if (step.event.kind == "log.open") == (step.state.size == 0):
+        return None
+    return "log.open stands in the first line and nowhere else"
+
+
+def own_founding(step: Step) -> str | None:
+    """The first line names the founding that the log is checked against."""
+    if step.event.kind != "log.open" or step.model == step.setting.founding.digest:
+        return None
+    return f"the log was opened under the founding {step.model}, not {step.setting.founding.digest}"
+
+
+def not_rotated(step: Step) -> str | None:
+    """Nothing follows the end of a log."""
+    return "the log ended with log.rotate" if step.state.rotated else None
+
+
+def document_once(step: Step) -> str | None:
+    """A person's document lends its authority once."""
+    return "the attached document was used before" if step.document_hash in step.state.carried else None
+
+
+def another_person(step: Step) -> str | None:
+    """A change is signed by different persons."""
+    if step.person not in step.state.pending.get(step.change, ()):
+        return None
+    return f"{step.person} has signed this change already"
+
+
+def key_change(step: Step) -> str | None:
+    """A key is added once and revoked once."""
+    if step.event.kind not in KEY_KINDS:
+        return None
+    name = step.change[1].name
+    record = step.state.register.get(name)
+    if step.event.kind == "key.add":
+        return f"{name} is or was in the register" if record else None
+    if record is None:
+        return f"{name} is not in the register"
+    return f"{name} is revoked already" if record.revoked_at else None
+
+
+def anchored(step: Step) -> str | None:
+    """What a revocation leaves standing is the beginning of this log."""
+    document = step.document
+    if step.event.kind != "key.revoke" or not isinstance(document, Change) or document.content is None:
+        return None
+    anchor = forms.build(Anchor, document.content)
+    return _not_beginning(step, anchor.size, anchor.root)
+
+
+def seen(step: Step) -> str | None:
+    """What a site saw before it signed an update is the beginning of this log."""
+    document = step.document
+    if not isinstance(document, Update) or document.seen is None or not step.setting.of_federation:
+        return None
+    return _not_beginning(step, document.seen.size, document.seen.root)
+
+
+def _not_beginning(step: Step, size: int, root: str) -> str | None:
+    """Say if some number of lines are not there, or have another root."""
+    if size > step.state.size:
+        return f"{size} lines with the root {root} were signed for, there are {step.state.size} before this one"
+    found = f"sha256:{step.tree.root(size).hex()}"
+    return None if found == root else f"the first {size} lines have the root {found}, {root} was signed for"
+
+
+def evaluated_first(step: Step) -> str | None:
+    """A gate judges a model that was evaluated."""
+    if step.event.kind != "gate.verdict" or step.model in step.state.candidates:
+        return None
+    return f"no evaluate of {step.model} before its gate.verdict"
+
+
+def verdict_first(step: Step) -> str | None:
+    """A person approves a model that passed the gate, and rejects one that was judged."""
+    if step.event.kind not in ("approve", "reject"):
+        return None
+    candidate = step.state.candidates.get(step.model, Candidate())
+    if candidate.verdict is None or (step.event.kind == "approve" and candidate.verdict != PASS):
+        return f"{step.event.kind} of {step.model}, whose verdict is {candidate.verdict}"
+    return None
+
+
+def verdict_approved(step: Step) -> str | None:
+    """A person's document names the verdict that they saw: the last."""
+    if not isinstance(step.document, Approval):
+        return None
+    candidate = step.state.candidates.get(step.model, Candidate())
+    if candidate.metrics_ref == step.document.verdict:
+        return None
+    return f"the document is about the verdict {step.document.verdict}, the last is {candidate.metrics_ref}"
+
+
+def approved_first(step: Step) -> str | None:
+    """A model is promoted that enough persons approved after it passed."""
+    if step.event.kind != "promote":
+        return None
+    found = len(step.state.candidates.get(step.model, Candidate()).approvers)
+    expected = step.setting.founding.policy.approvals
+    return None if found >= expected else f"{found} approvals of {step.model} since it passed, expected {expected}"
+
+
+def another_approved(step: Step) -> str | None:
+    """Who approved a model does not promote it, where the policy says so."""
+    if step.event.kind != "promote" or not step.setting.founding.policy.separate_promoter:
+        return None
+    approvers = step.state.candidates.get(step.model, Candidate()).approvers
+    return f"{step.person} approved {step.model} and may not promote it" if step.person in approvers else None
+
+
+def replaces_champion(step: Step) -> str | None:
+    """A model replaces the one that is in use."""
+    if step.event.kind not in ("promote", "rollback"):
+        return None
+    subject = step.change[1]
+    champion = step.state.champions.get(subject.name)
+    expected = champion.current if champion else None
+    if subject.before == expected and subject.after != expected:
+        return None
+    return f"{subject.name} goes from {subject.before} to {subject.after}, in use is {expected}"
+
+
+def was_champion(step: Step) -> str | None:
+    """A model goes back to one that was in use."""
+    if step.event.kind != "rollback":
+        return None
+    champion = step.state.champions.get(step.change[1].name)
+    return None if champion and step.model in champion.promoted else f"{step.model} was never promoted"
+
+
+def follow(step: Step) -> State:
+    """Give what is known after a line that passed all checks."""
+    state, event = step.state, step.event
+    acts = {**state.acts, event.key: event.seq}
+    if event.attached is not None:
+        acts[str(event.attached["key"])] = event.seq
+    known = replace(
+        state,
+        size=state.size + 1,
+        prev=f"sha256:{merkle.leaf(step.line).hex()}",
+        ts=event.ts,
+        acts=acts,
+        carried=state.carried | {step.document_hash} if step.document_hash else state.carried,
+    )
+    if event.kind in CHANGE_KINDS:
+        return _follow_change(step, known)
+    return _follow_model(known, event, step.person)
+
+
+def _follow_change(step: Step, state: State) -> State:
+    """Count a person; change the register, or end the log, when the quorum is complete."""
+    if not step.takes_effect:
+        signed = (*state.pending.get(step.change, ()), step.person)
+        return replace(state, pending={**state.pending, step.change: signed})
+    state = replace(state, pending={change: signed for change, signed in state.pending.items() if change != step.change})
+    if step.event.kind == "log.rotate":
+        return replace(state, rotated=True)
+    content = step.document.content if isinstance(step.document, Change) else None
+    if step.event.kind not in KEY_KINDS or content is None:
+        return state
+    if step.event.kind == "key.add":
+        record = KeyRecord(forms.build(KeyEntry, content), since=step.event.ts)
+    else:
+        anchor = forms.build(Anchor, content)
+        record = replace(state.register[step.change[1].name], revoked_at=step.event.ts, anchor=anchor)
+    return replace(state, register={**state.register, record.entry.key: record})
+
+
+def _follow_model(state: State, event: Event, person: str) -> State:
+    """Remember what was said of a model."""
+    if event.subject is None or event.subject.after is None:
+        return state
+    model, name = event.subject.after, event.subject.name
+    candidate = state.candidates.get(model, Candidate())
+    if event.kind == "gate.verdict" and event.decision is not None:
+        candidate = Candidate(event.decision.verdict, event.decision.metrics_ref)
+    elif event.kind == "approve":
+        candidate = replace(candidate, approvers=tuple(sorted({*candidate.approvers, person})))
+    elif event.kind == "reject":
+        candidate = replace(candidate, approvers=())
+    elif event.kind in ("promote", "rollback"):
+        champion = state.champions.get(name, Champion(model, frozenset()))
+        in_use = Champion(model, champion.promoted | {model})
+        others = {other: known for other, known in state.candidates.items() if other != model}
+        return replace(state, candidates=others, champions={**state.champions, name: in_use})
+    elif event.kind != "evaluate":
+        return state
+    return replace(state, candidates={**state.candidates, model: candidate})

@@ -1,0 +1,161 @@
+"""What is known after some lines of a log, and what one more line is checked against."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedsilo.audit import canonical, documents, forms
+from fedsilo.audit.documents import Document
+from fedsilo.audit.events import GENESIS, Event, Subject
+from fedsilo.audit.founding import Founding
+from fedsilo.audit.merkle import Tree
+from fedsilo.audit.register import FEDERATION_LOG, MAY_SIGN, PERSONS, SERVER, KeyRecord, Register, may_sign
+
+Pending = tuple[str, Subject]
+"""A change that persons sign: a kind of event and its subject."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a log is checked against.
+
+    Attributes:
+        log: ``federation/log``.
+        founding: How the federation began.
+        register: Keys before the first line.
+        trusted_size: Lines whose signatures the caller has checked before; a checkpoint must say that they are the same.
+    """
+
+    log: str
+    founding: Founding
+    register: Register
+    trusted_size: int = 0
+
+    @property
+    def of_federation(self) -> bool:
+        """Whether it is the federation's own log, the only one where keys change."""
+        return self.log.partition("/")[2] == FEDERATION_LOG
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What has been said of a model: whether it was evaluated, the gate's last verdict, and who approved since."""
+
+    verdict: str | None = None
+    metrics_ref: str | None = None
+    approvers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model in use under a name, and all that were."""
+
+    current: str
+    promoted: frozenset[str]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known after ``size`` lines.
+
+    Attributes:
+        size: Lines so far.
+        prev: Leaf hash of the last line.
+        ts: Time of the last line.
+        register: Keys.
+        acts: By key the place of the last line that it signed, or a document of which it signed.
+        pending: Who has signed a change that has not taken effect.
+        carried: Hashes of persons' documents that were attached.
+        candidates: By model hash; a candidate is known from its evaluation on.
+        champions: By model name.
+        rotated: Whether the log has ended.
+    """
+
+    register: Register
+    size: int = 0
+    prev: str = GENESIS
+    ts: str = ""
+    acts: Mapping[str, int] = field(default_factory=dict)
+    pending: Mapping[Pending, tuple[str, ...]] = field(default_factory=dict)
+    carried: frozenset[str] = frozenset()
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+    champions: Mapping[str, Champion] = field(default_factory=dict)
+    rotated: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One more line: its bytes, its JSON, what is known before it, and the tree over the lines before it at least."""
+
+    line: bytes
+    fields: Mapping[str, object]
+    state: State
+    setting: Setting
+    tree: Tree
+
+    @functools.cached_property
+    def event(self) -> Event:
+        """The line as an event; its form has been checked."""
+        return forms.build(Event, self.fields)
+
+    @functools.cached_property
+    def signer(self) -> KeyRecord | None:
+        """Whose key signed the event."""
+        return self.state.register.get(self.event.key)
+
+    @functools.cached_property
+    def document(self) -> Document | None:
+        """The attached document."""
+        return None if self.event.attached is None else documents.build(self.event.attached)
+
+    @functools.cached_property
+    def document_kind(self) -> documents.Kind:
+        """The attached document's type."""
+        return documents.TYPES[str((self.event.attached or {}).get("type"))]
+
+    @functools.cached_property
+    def document_signer(self) -> KeyRecord | None:
+        """Whose key signed the attached document."""
+        return self.state.register.get(str((self.event.attached or {}).get("key")))
+
+    @functools.cached_property
+    def lends(self) -> bool:
+        """Whether the attached document lends its signer's authority to the event."""
+        return self.document is not None and self.event.kind in MAY_SIGN[self.document_kind.role]
+
+    @functools.cached_property
+    def person(self) -> str:
+        """Actor on whose authority the event stands."""
+        signer = self.document_signer if self.lends else self.signer
+        return self.event.actor if signer is None else signer.entry.actor
+
+    @functools.cached_property
+    def document_hash(self) -> str | None:
+        """Hash of an attached document that lends a person's authority, which it does once."""
+        attached = self.event.attached
+        if attached is None or not self.lends or self.document_kind.role not in PERSONS:
+            return None
+        return canonical.digest(canonical.dumps(attached))
+
+    @functools.cached_property
+    def authorised(self) -> bool:
+        """Whether the signer may sign this kind, or a server carries a document that lends the authority."""
+        event = self.event
+        if self.signer is not None and may_sign(self.signer.entry, event.role, event.kind, event.log):
+            return True
+        return self.lends and event.role == SERVER
+
+    @property
+    def change(self) -> Pending:
+        """The change that persons sign with it."""
+        return self.event.kind, self.event.subject or Subject("", "")
+
+    @property
+    def takes_effect(self) -> bool:
+        """Whether it completes the quorum of a change."""
+        return len(self.state.pending.get(self.change, ())) + 1 >= self.setting.founding.policy.quorum
+
+    @property
+    def model(self) -> str:
+        """Hash of the model that it is about."""
+        return (self.event.subject.after if self.event.subject else None) or ""
