@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedsilo.errors import ParamsError
 
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 RUN_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?$")
 
 
@@ -102,3 +103,44 @@ class RunPaths:
     def report_dir(self) -> Path:
         """The report's page, metrics and plots."""
         return self.workspace / "reports" / self.run / "report"
+
+
+@dataclass(frozen=True)
+class AuditPaths:
+    """Files of a federation's audit trail: in ``audit/<federation>``, checkpoints in ``audit/checkpoints/<federation>``."""
+
+    workspace: Path
+    federation: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that could lead elsewhere.
+
+        Raises:
+            ParamsError: The name of the federation is none.
+        """
+        _check_name(self.federation, "a federation")
+
+    @property
+    def founding(self) -> Path:
+        """The first keys and the policy."""
+        return self.workspace / "audit" / self.federation / "founding.json"
+
+    def log(self, name: str) -> Path:
+        """A log: ``federation``, or the name of the site whose log it is."""
+        _check_name(name, "a log")
+        return self.workspace / "audit" / self.federation / f"{name}.jsonl"
+
+    def checkpoints_dir(self, name: str) -> Path:
+        """Folder of a log's checkpoints."""
+        _check_name(name, "a log")
+        return self.workspace / "audit" / "checkpoints" / self.federation / name
+
+    def private_key(self, actor: str) -> Path:
+        """An actor's private key, where it lies unless they keep it elsewhere."""
+        _check_name(actor, "an actor")
+        return self.workspace / "keys" / self.federation / f"{actor}.pem"
+
+
+def _check_name(name: str, what: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ParamsError(f"cannot use {name!r} as the name of {what}: a-z first, then a-z, 0-9, _ and -, at most 40")

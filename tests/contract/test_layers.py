@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 
-PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "run")
+PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "run", "audit")
 HEAVY = {
     "torch",
     "monai",
