@@ -1,0 +1,304 @@
+"""Logs with one fault each in documents, order or checkpoints, chained and signed anew so that one check refuses them."""
+
+from dataclasses import replace
+
+from fedsilo.audit import documents, forms
+from fedsilo.audit.events import Decision, Draft, Subject
+from fedsilo.audit.register import Anchor
+from tests import audit_story as tale
+from tests.audit_faults import vector
+from tests.audit_story import INCIDENT, WHY, Story, carried, hash_of, hex_of, judged, model, opened, signer
+
+
+@vector
+def known_document_key():
+    return carried(tale.approval("first", by="stranger"))
+
+
+@vector
+def document_key_in_time():
+    return carried(tale.approval("first", by="old-dave"))
+
+
+@vector
+def document_role():
+    return carried(tale.approval("first", by="erin"))
+
+
+@vector
+def document_role__update_of_another_site():
+    story = opened()
+    manifest = tale.update(story, "site-a", site="site-b", file_sha256=hex_of("x"))
+    subject = Subject("update", "site-b/0", after=hash_of("x"))
+    return story.add(Draft("update.submit", WHY, site="site-b", round_index=0, subject=subject, attached=manifest))
+
+
+@vector
+def document_signature():
+    return carried({**tale.approval("first"), "reason": "another reason"})
+
+
+@vector
+def document_says_so():
+    return carried(tale.approval("first", federation="another"))
+
+
+@vector
+def document_says_so__another_candidate():
+    return carried(tale.approval("second"))
+
+
+@vector
+def document_says_so__another_decision():
+    return carried(tale.approval("first", decision="reject"))
+
+
+@vector
+def document_says_so__another_release():
+    story = judged().approve("first")
+    return story.add(Draft("promote", WHY, subject=model("first"), attached=tale.release("first", kind="rollback")))
+
+
+@vector
+def document_says_so__another_change():
+    subject = Subject("params", "params.yaml", after=hash_of("x"))
+    change = documents.Change(tale.FEDERATION, "erasure", subject, "a reason", tale.BEGIN)
+    return opened().add(Draft("config.change", WHY, subject=subject, attached=documents.sign(change, signer("alice"))), "alice")
+
+
+@vector
+def document_says_so__another_file():
+    return tale.submit(opened(), file_sha256=hex_of("another file"))
+
+
+@vector
+def document_says_so__another_round():
+    return tale.submit(opened(), round_index=1)
+
+
+@vector
+def own_document():
+    return carried(tale.approval("first", by="dave"), by="carol")
+
+
+@vector
+def where_keys_change():
+    story = Story("site-a")
+    subject = Subject("founding", tale.FEDERATION, after=story.founding.digest)
+    return story.add(Draft("log.open", WHY, subject=subject), "site-a").add_key("new-server", "alice")
+
+
+@vector
+def opening():
+    story = opened()
+    return story.add(Draft("log.open", WHY, subject=Subject("founding", tale.FEDERATION, after=story.founding.digest)))
+
+
+@vector
+def opening__another_first_line():
+    return Story().add(INCIDENT)
+
+
+@vector
+def own_founding():
+    return Story().add(Draft("log.open", WHY, subject=Subject("founding", tale.FEDERATION, after=hash_of("another"))))
+
+
+@vector
+def not_rotated():
+    subject = Subject("log", "demo/federation", before=hash_of("x"))
+    return opened().change("log.rotate", "alice", subject).change("log.rotate", "bob", subject).add(INCIDENT)
+
+
+@vector
+def document_once():
+    return judged().approve("first").approve("first")
+
+
+@vector
+def another_person():
+    subject = Subject("params", "params.yaml", after=hash_of("x"))
+    story = opened().change("config.change", "alice", subject)
+    return story.change("config.change", "alice", subject, reason="another reason", carried_by="server")
+
+
+@vector
+def key_change():
+    return opened().add_key("site-b", "alice")
+
+
+@vector
+def key_change__revoked_comes_back():
+    return opened().add_key("new-server", "alice", "bob").revoke_key("new-server", "alice", "bob").add_key("new-server", "gina")
+
+
+@vector
+def key_change__revoked_twice():
+    return opened().revoke_key("site-b", "alice", "bob").revoke_key("site-b", "gina")
+
+
+@vector
+def key_change__unknown():
+    return opened().revoke_key("stranger", "alice")
+
+
+@vector
+def anchored():
+    story = opened()
+    content = forms.plain(Anchor(1, hash_of("another root")))
+    return story.change("key.revoke", "alice", tale.key_subject(signer("site-b").key, content), content)
+
+
+@vector
+def anchored__lines_that_are_not_there():
+    story = opened()
+    content = forms.plain(Anchor(9, story.root()))
+    return story.change("key.revoke", "alice", tale.key_subject(signer("site-b").key, content), content)
+
+
+@vector
+def seen():
+    story = opened()
+    return tale.submit(story, seen=documents.Seen(1, hash_of("another root")))
+
+
+@vector
+def seen__lines_that_are_not_there():
+    story = opened()
+    return tale.submit(story, seen=documents.Seen(2, story.root()))
+
+
+@vector
+def evaluated_first():
+    return opened().add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "pass", hash_of("gate"))))
+
+
+@vector
+def verdict_first():
+    return judged("inconclusive").approve("first")
+
+
+@vector
+def verdict_first__failed_later():
+    story = judged().add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "fail", hash_of("gate"))))
+    return story.approve("first")
+
+
+@vector
+def verdict_approved():
+    return carried(tale.approval("first", verdict="another"))
+
+
+@vector
+def approved_first():
+    return judged().promote("first")
+
+
+@vector
+def approved_first__of_another_model():
+    return judged().candidate("second").approve("second").promote("first")
+
+
+@vector
+def approved_first__rejected_later():
+    return judged().approve("first").approve("first", by="carol", decision="reject").promote("first")
+
+
+@vector
+def approved_first__judged_again():
+    story = judged().approve("first")
+    story.add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "pass", hash_of("gate"))))
+    return story.promote("first")
+
+
+@vector
+def approved_first__promoted_before():
+    story = judged().approve("first").promote("first").candidate("second").approve("second").promote("second", "first")
+    return story.add(Draft("promote", WHY, subject=model("first", "second")), "erin")
+
+
+@vector
+def another_approved():
+    return judged().approve("first", by="carol").promote("first", by="carol")
+
+
+@vector
+def replaces_champion():
+    return judged().approve("first").promote("first", before="zeroth")
+
+
+@vector
+def replaces_champion__by_itself():
+    story = judged().approve("first").promote("first").candidate("first").approve("first", by="carol")
+    return story.add(Draft("promote", WHY, subject=model("first", "first")), "erin")
+
+
+@vector
+def was_champion():
+    return judged().approve("first").promote("first").promote("never", "first", kind="rollback")
+
+
+@vector
+def checkpoint_of_log():
+    story = opened()
+    return story, {"known": (story.checkpoint(log="demo/site-a"),)}
+
+
+@vector
+def checkpoint_key():
+    story = opened()
+    return story, {"known": (story.checkpoint(by="erin"),)}
+
+
+@vector
+def checkpoint_key__unknown():
+    story = opened()
+    return story, {"known": (story.checkpoint(by="stranger"),)}
+
+
+@vector
+def checkpoint_key__expired():
+    story = opened()
+    return story, {"known": (story.checkpoint(by="old-server"),)}
+
+
+@vector
+def checkpoint_key__of_a_site():
+    story = opened()
+    return story, {"known": (story.checkpoint(by="site-a"),)}
+
+
+@vector
+def checkpoint_signature():
+    story = opened()
+    return story, {"known": (story.checkpoint(sig=tale.raw_signature("server", b"", {})),)}
+
+
+@vector
+def long_enough():
+    story = opened().add(INCIDENT)
+    return story, {"known": (story.checkpoint(),), "content": story.lines[0] + b"\n"}
+
+
+@vector
+def checkpoint_root():
+    story = opened()
+    return story, {"known": (story.checkpoint(root=hash_of("another root")),)}
+
+
+@vector
+def checkpoint_time():
+    story = opened()
+    return story, {"known": (story.checkpoint(ts=tale.BEGIN),)}
+
+
+@vector
+def revoked_keys():
+    story = opened().add(replace(INCIDENT, site="site-b"), "site-b")
+    return story.revoke_key("site-b", "alice", "bob", size=1), {"line": 2}
+
+
+@vector
+def revoked_keys__of_a_document():
+    story = judged().approve("first")
+    return story.revoke_key("dave", "alice", "bob", size=3), {"line": 4}
