@@ -61,7 +61,7 @@ def flaw(value: object, depth: int = MAX_DEPTH) -> str | None:
     return f"{value!r} is a {kind}, expected text, a whole number, true, false, null, a list or an object"
 
 
-def _inner_flaw(value: list[object] | dict[str, object], depth: int) -> str | None:
+def _inner_flaw(value: list[object] | dict[object, object], depth: int) -> str | None:
     """Say what is wrong with the keys or values inside a list or object."""
     if isinstance(value, dict):
         for key in value:

@@ -163,7 +163,7 @@ def _flaw_at(place: Place, value: object, path: str) -> str | None:
     if place.part is None:
         raise TypeError(f"{path} has no form")
     if not place.many:
-        return flaw(place.part, value, path)
+        return f"{path} is empty, expected it to be left out" if value == {} else flaw(place.part, value, path)
     if not isinstance(value, list) or not value:
         return f"{path} is {_brief(value)}, expected a list that is not empty"
     return next(filter(None, (flaw(place.part, entry, f"{path}[{index}]") for index, entry in enumerate(value))), None)
