@@ -1,11 +1,13 @@
 """Logs with one fault each in the form, place or signer of a line, chained and signed anew so that one check refuses them."""
 
+import base64
 import json
 from dataclasses import replace
 
 from fedsilo.audit import canonical, forms
 from fedsilo.audit.documents import domain
 from fedsilo.audit.events import Artifact, Decision, Draft, Subject, Why
+from fedsilo.audit.register import KeyEntry
 from tests import audit_story as tale
 from tests.audit_faults import vector
 from tests.audit_story import INCIDENT, WHY, carried, hash_of, hex_of, judged, model, opened, order, resigned, signer
@@ -37,6 +39,16 @@ def plain_values__unprintable():
 @vector
 def event_form():
     return opened().add(INCIDENT, note="beside the point")
+
+
+@vector
+def event_form__version():
+    return opened().add(INCIDENT, v=2)
+
+
+@vector
+def event_form__version_that_is_no_number():
+    return opened().add(INCIDENT, v=True)
 
 
 @vector
@@ -78,6 +90,16 @@ def kind_form__no_model():
 
 
 @vector
+def kind_form__no_hash_of_the_model():
+    return opened().add(Draft("evaluate", WHY, subject=Subject("model", "global", before=hash_of("x"))), "site-a")
+
+
+@vector
+def kind_form__no_subject():
+    return opened().add(Draft("evaluate", WHY), "site-a")
+
+
+@vector
 def kind_form__unknown_verdict():
     story = opened().add(Draft("evaluate", WHY, subject=model("first")))
     return story.add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "good", hash_of("gate"))))
@@ -115,6 +137,13 @@ def change_content__another_name():
 def change_content__machine_and_person():
     content = {**forms.plain(tale.entry("new-server")), "roles": ["server", "admin"]}
     return opened().change("key.add", "alice", tale.key_subject(signer("new-server").key, content), content)
+
+
+@vector
+def change_content__key_that_anybody_signs_with():
+    content = {**forms.plain(tale.entry("new-server")), "public": base64.b64encode(b"\x01" + bytes(31)).decode()}
+    subject = tale.key_subject(forms.build(KeyEntry, content).key, content)
+    return opened().change("key.add", "alice", subject, content)
 
 
 @vector

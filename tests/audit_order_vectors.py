@@ -190,6 +190,12 @@ def verdict_approved():
 
 
 @vector
+def verdict_approved__before_there_is_one():
+    story = opened().add(Draft("evaluate", WHY, subject=model("first")))
+    return story.approve("first", decision="reject")
+
+
+@vector
 def approved_first():
     return judged().promote("first")
 
@@ -218,6 +224,12 @@ def approved_first__promoted_before():
 
 
 @vector
+def approved_first__promoted_under_another_name():
+    subject = Subject("model", "another", after=hash_of("first"))
+    return judged().approve("first").promote("first").add(Draft("promote", WHY, subject=subject), "erin")
+
+
+@vector
 def another_approved():
     return judged().approve("first", by="carol").promote("first", by="carol")
 
@@ -236,6 +248,11 @@ def replaces_champion__by_itself():
 @vector
 def was_champion():
     return judged().approve("first").promote("first").promote("never", "first", kind="rollback")
+
+
+@vector
+def was_champion__nothing_was():
+    return judged().promote("first", kind="rollback")
 
 
 @vector

@@ -27,6 +27,19 @@ MAX_BYTES = 4096
 EVENT_DOMAIN = b"fedsilo-audit/v1/event\0"
 CHECKPOINT_DOMAIN = b"fedsilo-audit/v1/checkpoint\0"
 FOUNDING_DOMAIN = b"fedsilo-founding/v1\0"
+SMALL_ORDER = tuple(
+    int.from_bytes(bytes.fromhex(text), "little")
+    for text in (
+        f"{'00' * 32}",
+        f"01{'00' * 31}",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        f"ec{'ff' * 30}7f",
+        f"ed{'ff' * 30}7f",
+        f"ee{'ff' * 30}7f",
+    )
+)
+"""The y of the curve's points of small order, in all encodings: as public keys they take signatures that nobody's key made."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,11 @@ class Signer:
 def name_of(public: str) -> str:
     """Name a key by its public half, 32 bytes in base64."""
     return f"ed25519:{hashlib.sha256(base64.b64decode(public)).hexdigest()[:32]}"
+
+
+def is_weak(public: str) -> bool:
+    """Say whether anybody can sign as a public key: whoever registers one could deny all that it signs."""
+    return int.from_bytes(base64.b64decode(public), "little") % (1 << 255) in SMALL_ORDER
 
 
 def signed_by(public: str, domain: bytes, record: Mapping[str, object]) -> bool:

@@ -12,7 +12,7 @@ from fedsilo.audit.state import Candidate, Champion, State, Step
 
 def change_content(step: Step) -> str | None:
     """A change of keys carries the key, or what it leaves standing; a subject names content by its hash."""
-    if not isinstance(step.document, Change) or step.event.kind not in CHANGE_KINDS:
+    if not isinstance(step.document, Change):
         return None
     content = None if step.document.content is None else dict(step.document.content)
     found = _key_content_flaw(step, content) if step.event.kind in KEY_KINDS else None
@@ -164,17 +164,15 @@ def evaluated_first(step: Step) -> str | None:
 
 
 def verdict_first(step: Step) -> str | None:
-    """A person approves a model that passed the gate, and rejects one that was judged."""
-    if step.event.kind not in ("approve", "reject"):
+    """A person approves a model that passed the gate."""
+    if step.event.kind != "approve":
         return None
-    candidate = step.state.candidates.get(step.model, Candidate())
-    if candidate.verdict is None or (step.event.kind == "approve" and candidate.verdict != PASS):
-        return f"{step.event.kind} of {step.model}, whose verdict is {candidate.verdict}"
-    return None
+    verdict = step.state.candidates.get(step.model, Candidate()).verdict
+    return None if verdict == PASS else f"approve of {step.model}, whose verdict is {verdict}"
 
 
 def verdict_approved(step: Step) -> str | None:
-    """A person's document names the verdict that they saw: the last."""
+    """A person's document names the verdict that they saw: the last, so there must be one."""
     if not isinstance(step.document, Approval):
         return None
     candidate = step.state.candidates.get(step.model, Candidate())

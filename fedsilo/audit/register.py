@@ -95,6 +95,8 @@ def entry_flaw(value: object) -> str | None:
             return "site must stand in the entry of a site's key, and in no other"
         if value.get("site") == FEDERATION_LOG:
             return f"no site can have the name {FEDERATION_LOG}, which is that of the federation's log"
+        if keys.is_weak(value["public"]):
+            return "public is a point of small order, as which anybody can sign"
         if value["not_before"] >= value["not_after"]:
             return "not_after must be later than not_before"
     return found

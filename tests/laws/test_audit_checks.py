@@ -3,8 +3,11 @@
 import pytest
 
 from fedsilo.audit import verifier
+from fedsilo.audit.events import Decision, Draft, Subject
 from fedsilo.errors import AuditRefusedError
-from tests import audit_story, audit_vectors
+from tests import audit_story as tale
+from tests import audit_vectors
+from tests.audit_story import WHY
 
 
 def refusal(vector, **options):
@@ -33,7 +36,7 @@ def test_every_code_is_used_and_none_else():
     assert {code for _, _, code in audit_vectors.checks().values()} == set(verifier.CODES)
 
 
-@pytest.mark.parametrize("make", [audit_story.opened, audit_story.trained, audit_story.whole])
+@pytest.mark.parametrize("make", [tale.opened, tale.trained, tale.whole])
 def test_logs_without_a_fault_pass(make):
     story = make()
 
@@ -42,13 +45,113 @@ def test_logs_without_a_fault_pass(make):
     assert (verdict.size, verdict.anchored, verdict.root) == (len(story.lines), len(story.lines), story.root())
 
 
+def rejected(story):
+    """What failed may be rejected, and come back when it passed."""
+    story.candidate("first", "fail").approve("first", decision="reject")
+    return story.candidate("first").approve("first").promote("first")
+
+
+def side_by_side(story):
+    """A promotion takes nothing from other candidates."""
+    story.candidate("first").candidate("second").approve("first").approve("second")
+    return story.promote("first").promote("second", before="first")
+
+
+def two_names(story):
+    """Each name has its champion."""
+    story.candidate("first").approve("first").promote("first").candidate("second").approve("second")
+    return story.add(Draft("promote", WHY, subject=Subject("model", "another", after=tale.hash_of("second"))), "erin")
+
+
+def update_that_saw_nothing(story):
+    manifest = tale.update(story, seen=None)
+    subject = Subject("update", "site-a/0", after=tale.hash_of("update site-a"))
+    return story.add(Draft("update.submit", WHY, site="site-a", round_index=0, subject=subject, attached=manifest))
+
+
+def rejected_update(story):
+    """A server may show the manifest of an update that it refused, in any round."""
+    decision = Decision("norm", "reject")
+    return story.add(Draft("update.reject", WHY, round_index=3, decision=decision, attached=tale.update(story)))
+
+
+def change_without_content(story):
+    subject = Subject("params", "params.yaml", tale.hash_of("1"), tale.hash_of("2"))
+    return story.change("config.change", "alice", subject).change("config.change", "gina", subject)
+
+
+def same_change_again(story):
+    """A change that took effect may be made again, by the same persons, with new documents."""
+    subject = Subject("params", "params.yaml", after=tale.hash_of("1"))
+    for reason in ("once", "again"):
+        story.change("config.change", "alice", subject, reason=reason).change("config.change", "bob", subject, reason=reason)
+    return story
+
+
+def two_changes_at_once(story):
+    """Signatures of one change are none of another."""
+    one, other = (Subject("params", name, after=tale.hash_of("1")) for name in ("one", "other"))
+    return story.change("config.change", "alice", one).change("config.change", "alice", other).change("erasure", "alice", one)
+
+
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        rejected,
+        side_by_side,
+        two_names,
+        update_that_saw_nothing,
+        rejected_update,
+        change_without_content,
+        same_change_again,
+        two_changes_at_once,
+    ],
+)
+def test_what_is_allowed_passes(go_on):
+    story = go_on(tale.opened())
+    assert story.verify().size == len(story.lines)
+
+
+def test_changes_that_lack_a_person_wait():
+    assert len(two_changes_at_once(tale.opened()).verify().state.pending) == 3
+
+
+def test_a_policy_may_let_a_person_promote_what_they_approved_or_ask_for_two_approvals():
+    story = tale.opened().candidate("first").approve("first", by="carol").promote("first", by="carol")
+
+    for policy, passes in (({"separate_promoter": False}, True), ({"separate_promoter": False, "approvals": 2}, False)):
+        founding = tale.found(**policy)
+        other = tale.Story()
+        other.setting = verifier.setting_of(founding, "federation")
+        other.add(Draft("log.open", WHY, subject=Subject("founding", tale.FEDERATION, after=founding.digest)))
+        other.candidate("first").approve("first", by="carol")
+        if passes:
+            assert other.promote("first", by="carol").verify().size == len(story.lines)
+            continue
+        with pytest.raises(AuditRefusedError, match="1 approvals of"):
+            other.promote("first", by="carol").verify()
+        other.lines.pop()
+        assert other.approve("first", by="dave").promote("first", by="carol").verify()
+
+
+def test_a_site_s_log_may_carry_a_manifest_that_saw_the_federation_s():
+    federation, story = tale.trained(), tale.Story("site-a")
+    subject = Subject("founding", tale.FEDERATION, after=story.founding.digest)
+    story.add(Draft("log.open", WHY, subject=subject), "site-a")
+    manifest = tale.update(federation)
+    subject = Subject("update", "site-a/0", after=tale.hash_of("update site-a"))
+    draft = Draft("update.submit", WHY, site="site-a", round_index=0, subject=subject, attached=manifest)
+
+    assert story.add(draft, "site-a").verify().size == 2
+
+
 def test_the_whole_log_ends_with_what_was_done():
-    story = audit_story.whole()
+    story = tale.whole()
     state = story.verify().state
 
-    first, second = audit_story.hash_of("first"), audit_story.hash_of("second")
+    first, second = tale.hash_of("first"), tale.hash_of("second")
     assert state.champions["global"].current == first
     assert state.champions["global"].promoted == {first, second}
-    assert state.register[audit_story.signer("new-server").key].valid_at(story.verify().state.ts)
-    assert not state.register[audit_story.signer("site-b").key].valid_at(state.ts)
+    assert state.register[tale.signer("new-server").key].valid_at(story.verify().state.ts)
+    assert not state.register[tale.signer("site-b").key].valid_at(state.ts)
     assert state.pending == {}

@@ -35,6 +35,15 @@ def log(folder, setting, clock):
     return made
 
 
+def append_update(log):
+    """Let the server carry a site's manifest, which has seen nothing."""
+    subject = Subject("update", "site-a/0", after=tale.hash_of("update site-a"))
+    manifest = tale.update(tale.opened(), seen=None)
+    log.append(
+        Draft("update.submit", WHY, site="site-a", round_index=0, subject=subject, attached=manifest), tale.signer("server")
+    )
+
+
 class TestCheckpoints:
     def test_a_checkpoint_is_a_line_that_verifies(self, log):
         made = log.checkpoint(tale.signer("server"))
@@ -85,17 +94,21 @@ class TestCheckpoints:
     def test_opening_takes_signatures_under_a_checkpoint_on_trust_and_verifying_does_not(
         self, folder, setting, clock, log, monkeypatch
     ):
+        append_update(log)
         log.checkpoint(tale.signer("server"))
-        log.append(INCIDENT, tale.signer("server"))
+        append_update(log)
         checked, check = [], keys.signed_by
         monkeypatch.setattr(keys, "signed_by", lambda *given: checked.append(given[1]) or check(*given))
 
         opened = open_log(folder, setting, clock)
-        assert checked.count(keys.EVENT_DOMAIN) == 1
-        assert checked.count(keys.CHECKPOINT_DOMAIN) == 1
+        assert [checked.count(kind) for kind in (keys.EVENT_DOMAIN, documents.domain("update"), keys.CHECKPOINT_DOMAIN)] == [
+            1,
+            1,
+            1,
+        ]
         checked.clear()
         opened.checkpoint(tale.signer("server"))
-        assert checked.count(keys.EVENT_DOMAIN) == 3
+        assert [checked.count(kind) for kind in (keys.EVENT_DOMAIN, documents.domain("update"))] == [4, 2]
 
     def test_what_is_taken_on_trust_must_be_what_the_checkpoint_covers(self, folder, setting, clock, log):
         """History written anew without keys: no signature would hold, and none is asked for; the root is."""

@@ -63,6 +63,11 @@ class TestVerify:
         code, out, _ = trail.run("verify", "--json")
         assert (code, json.loads(out)["verdict"]) == (UNCHECKED, "unchecked")
 
+    def test_an_empty_log_could_not_be_checked(self, trail):
+        trail.log.write_bytes(b"")
+        code, _, err = trail.run("verify")
+        assert (code, err) == (UNCHECKED, "fedsilo: demo/federation has no line yet\n")
+
     def test_a_founding_that_nobody_signed_proves_nothing(self, trail):
         unsigned = forms.plain(tale.found())
         del unsigned["signatures"]

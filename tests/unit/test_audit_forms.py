@@ -1,6 +1,8 @@
 """Canonical form, forms of records, signing keys."""
 
+import base64
 import json
+import os
 import stat
 import subprocess
 
@@ -55,6 +57,7 @@ class TestCanonicalForm:
             ("\u202e", "does not print"),
             ({"\u00e9": 1}, "is not of printable ASCII"),
             ({1: 1}, "is not of printable ASCII"),
+            ({"a\n": 1}, "is not of printable ASCII"),
             ((1,), "is a tuple"),
             ([[[[[[[[["deep"]]]]]]]]], "nested more than 8 deep"),
         ],
@@ -164,8 +167,6 @@ class TestKeys:
         shown = subprocess.run(
             ["openssl", "pkey", "-in", tmp_path / "a.pem", "-pubout", "-outform", "DER"], capture_output=True, check=True
         )
-        import base64
-
         assert base64.b64encode(shown.stdout[-32:]).decode() == made.public
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
@@ -177,8 +178,6 @@ class TestKeys:
             keys.load(tmp_path / "a.pem")
 
     def test_links_folders_and_pipes_are_no_keys(self, tmp_path):
-        import os
-
         keys.make(tmp_path / "a.pem")
         (tmp_path / "link.pem").symlink_to(tmp_path / "a.pem")
         (tmp_path / "folder.pem").mkdir()
@@ -233,12 +232,21 @@ class TestKeys:
 
     def test_the_known_answer_of_rfc_8032(self):
         """Test 1 of RFC 8032, 7.1: the seed, its public key, and the signature of nothing."""
-        import base64
-
         signer = keys.of_seed(bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"))
         assert base64.b64decode(signer.public).hex() == "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
         nothing = signer._private.sign(b"").hex()
         assert nothing.startswith("e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155")
+
+    def test_keys_that_anybody_signs_with_are_told(self):
+        """Their signatures can be made without a key: for each, some message of 64 takes one with a scalar of zero."""
+        points = [number.to_bytes(32, "little") for number in keys.SMALL_ORDER]
+        for point in points:
+            public = base64.b64encode(point).decode()
+            forged = [base64.b64encode(other + bytes(32)).decode() for other in points]
+            assert any(keys.signed_by(public, b"", {"n": n, "sig": sig}) for n in range(64) for sig in forged)
+            assert keys.is_weak(public)
+            assert keys.is_weak(base64.b64encode(point[:31] + bytes([point[31] | 0x80])).decode())
+        assert not any(keys.is_weak(tale.signer(name).public) for name in tale.ROLES)
 
     def test_nothing_without_a_canonical_form_is_signed(self):
         with pytest.raises(DataError, match=r"cannot sign: 0\.5 is a float"):

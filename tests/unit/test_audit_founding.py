@@ -102,6 +102,10 @@ def test_a_founding_needs_a_server_and_each_key_once():
         draw_up(tale.entry("server"), tale.entry("alice"), replace(tale.entry("site-a"), site="federation"))
     with pytest.raises(DataError, match="site must stand in the entry of a site's key"):
         draw_up(tale.entry("server"), replace(tale.entry("alice"), site="site-a"))
+    with pytest.raises(DataError, match=r"roles is \[\]"):
+        draw_up(tale.entry("server"), replace(tale.entry("alice"), roles=()))
+    with pytest.raises(DataError, match="not_after must be later"):
+        draw_up(tale.entry("server"), replace(tale.entry("alice"), not_before=tale.END))
     with pytest.raises(DataError, match="not_after must be later"):
         draw_up(tale.entry("server"), replace(tale.entry("alice"), not_after=tale.BEGIN))
 
