@@ -60,7 +60,7 @@ class Trail:
             OutputError: The file cannot be read.
         """
         known = checkpoints.find(self.checkpoints_dir)
-        with self._held(fcntl.LOCK_SH) as handle:
+        with self._held() as handle:
             self._catch_up(handle)
             return self._replay.conclude(known)
 
@@ -79,7 +79,7 @@ class Trail:
             DataError: A value has no canonical form.
             OutputError: The clock stands too far behind, or the disk failed; nothing was written.
         """
-        with self._held(fcntl.LOCK_EX) as handle:
+        with self._held() as handle:
             self._catch_up(handle)
             event = self._complete(draft, signer)
             line = canonical.dumps(forms.plain(event))
@@ -94,9 +94,10 @@ class Trail:
         A checkpoint of the same size that is there is given back.
 
         Raises:
-            AuditRefusedError: The log, an earlier checkpoint or the new one is refused.
+            AuditRefusedError: The log, an earlier checkpoint or the new one is refused, or lines that were there are gone.
             OutputError: It cannot be stored.
         """
+        self.refresh()
         known = checkpoints.find(self.checkpoints_dir)
         whole = verifier.replay(read(self.path), replace(self.setting, trusted_size=0))
         whole.conclude(known)
@@ -110,14 +111,14 @@ class Trail:
         return made
 
     @contextmanager
-    def _held(self, lock: int) -> Iterator[int]:
+    def _held(self) -> Iterator[int]:
         """Open the file and hold its lock; each call has a lock of its own, so threads wait for each other too."""
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except OSError as error:
             raise OutputError(f"cannot open {self.path}: {error.strerror or error}") from None
         try:
-            fcntl.flock(handle, lock)
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield handle
         finally:
             os.close(handle)

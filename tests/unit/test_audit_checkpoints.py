@@ -66,10 +66,17 @@ class TestCheckpoints:
         assert checkpoints.find(log.checkpoints_dir) == ()
 
     def test_none_is_made_of_a_log_that_is_refused(self, log):
-        log.path.write_bytes(log.path.read_bytes().replace(b"because", b"becouse"))
+        log.path.write_bytes(log.path.read_bytes().replace(b"begins", b"begin5"))  # a line that is not read again to append
 
-        with pytest.raises(AuditRefusedError, match="line 2 signature"):
+        with pytest.raises(AuditRefusedError, match="line 1 signature"):
             log.checkpoint(tale.signer("server"))
+        assert checkpoints.find(log.checkpoints_dir) == ()
+
+    def test_none_is_made_of_a_log_that_lost_lines(self, log):
+        for content in (lines(log)[0] + b"\n", b""):
+            log.path.write_bytes(content)
+            with pytest.raises(AuditRefusedError, match="line 2 truncated"):
+                log.checkpoint(tale.signer("server"))
         assert checkpoints.find(log.checkpoints_dir) == ()
 
     def test_a_clock_behind_does_not_date_it_before_what_it_covers(self, log, clock):
