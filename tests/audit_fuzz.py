@@ -7,7 +7,7 @@ import json
 import sys
 from collections import Counter
 
-from fedsilo.audit import merkle, verifier
+from fedsilo.audit import canonical, documents, merkle, verifier
 from fedsilo.audit.events import Draft
 from fedsilo.audit.merkle import Tree
 from fedsilo.errors import AuditRefusedError
@@ -16,6 +16,25 @@ from tests.audit_story import WHY
 
 FLIPS = (0x01, 0x02, 0x04, 0x10, 0x20, 0x80)
 WAYS = len(FLIPS) + 3
+UNNOTICED = "None"
+ODD = (
+    None,
+    0,
+    -1,
+    2**53,
+    0.5,
+    True,
+    "",
+    "x",
+    "\ud800",
+    "9999-12-31T23:59:59.999999Z",
+    [],
+    {},
+    [[]],
+    {"": 0},
+    "A" * 88,
+    "sha256:" + "0" * 64,
+)
 
 
 class Original:
@@ -94,6 +113,67 @@ def text(lines):
     return b"".join(line + b"\n" for line in lines)
 
 
+def paths(value, path=()):
+    """Name every place in a record."""
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield from paths(part, (*path, key))
+
+
+def replaced(value, path, other):
+    """Put another value at a place; None: take it out."""
+    if not path:
+        return other
+    keep = dict(value) if isinstance(value, dict) else list(value)
+    part = replaced(keep[path[0]], path[1:], other)
+    if part is None and len(path) == 1:
+        del keep[path[0]]
+    else:
+        keep[path[0]] = part
+    return keep
+
+
+def known_type(document):
+    """Give the type of a document, or any if it has none."""
+    return next((kind for kind in documents.TYPES if kind == document.get("type")), "change")
+
+
+def of_insiders(original):
+    """Let rightful signers say odd things: each place of each line holds another value, document and line signed anew."""
+    names = {tale.signer(name).key: name for name in (*tale.ROLES, *tale.LATER)}
+    for index, line in enumerate(original.lines):
+        record = json.loads(line)
+        for path in paths(record):
+            for odd in ODD:
+                changed = replaced(record, path, odd)
+                attached = changed.get("attached")
+                if path[0] == "attached" and isinstance(attached, dict) and path[-1] != "sig":
+                    kind, signer = known_type(attached), names.get(str(attached.get("key")), "stranger")
+                    unsigned = {name: value for name, value in attached.items() if name != "sig"}
+                    changed["attached"] = {**unsigned, "sig": tale.raw_signature(signer, documents.domain(kind), unsigned)}
+                yield (
+                    index,
+                    changed if path == ("sig",) else tale.sign_line(changed, names.get(str(changed.get("key")), "stranger")),
+                )
+
+
+def count_insiders(original):
+    """Count what is said to odd lines of rightful signers."""
+    seen = Counter()
+    for index, record in of_insiders(original):
+        try:
+            verifier.advance(
+                original.states[index], canonical.dumps(record), setting=original.setting, tree=original.trees[index]
+            )
+        except AuditRefusedError as error:
+            seen[error.code] += 1
+        else:
+            seen[UNNOTICED] += 1
+    return seen
+
+
 def small():
     """Three lines by three signers, one with a document."""
     return Original(tale.submit(tale.opened().add(Draft("incident", WHY, site="site-a"), "site-a")))
@@ -125,6 +205,7 @@ def main():
         "small": count_bytes(short, mutants(short.content)),
         "large": count_bytes(long, one_flip_a_byte(long.content)),
         "edits": count_edits(long),
+        "insiders": count_insiders(long),
     }
     sys.stdout.write(json.dumps(counts))
 

@@ -10,10 +10,9 @@ from fedsilo.audit import canonical, merkle, verifier
 from fedsilo.errors import AuditRefusedError
 from tests import audit_fuzz
 from tests import audit_story as tale
-from tests.audit_fuzz import Original, text
+from tests.audit_fuzz import UNNOTICED, Original, text
 
 MIN_BYTES, MIN_EDITS = 10_000, 500
-UNNOTICED = "None"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +75,16 @@ def test_no_edit_of_lines_is_missed(counts, large):
     assert min(sum(codes.values()) for codes in seen.values()) >= len(large.lines)
     assert {key for codes in seen.values() for key in codes if "True" in key} <= {"('truncated', True)"}
     assert not any(UNNOTICED in codes for codes in seen.values())
+
+
+def test_odd_lines_of_rightful_signers_end_in_a_code_or_pass(counts):
+    """Whatever stands where in a line that is signed well, the verifier says a code of its list and nothing else."""
+    seen = counts["insiders"]
+
+    assert sum(seen.values()) > 5_000
+    assert seen.keys() - {UNNOTICED} <= set(verifier.CODES)
+    assert len(seen) > 10
+    assert seen[UNNOTICED] < sum(seen.values()) / 20  # another reason, name or hash, which is theirs to say
 
 
 def test_reading_from_the_change_on_is_reading_all():
