@@ -10,13 +10,14 @@ import numpy
 import pandas
 import PIL.Image
 import pytest
+from scipy import ndimage
 
 from fedsilo import files
 from fedsilo.cohort import contract, manifest, preprocess
 from fedsilo.errors import ContractError, OutputError, ParamsError
 from tasks import expectations, inspection, plans, prepare, verdicts, workers
 from tasks.paths import RunPaths
-from tests.unit import raw_site
+from tests.unit import faulty_sites, raw_site
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -221,7 +222,7 @@ class TestFaults:
         play(preparation)
         assert results(preparation) == before
 
-    def test_no_patient_moves_when_others_come(self, tmp_path):
+    def test_no_patient_moves_when_others_come(self, tmp_path, without_rules):
         preparation = make(tmp_path, "inside")
         moved = 0
         for count in range(6, 12):
@@ -242,7 +243,7 @@ class TestFaults:
             raw(preparation).joinpath("splits.csv").unlink()
         assert moved, "without a memory some would have"
 
-    def test_another_seed_or_share_splits_anew(self, tmp_path):
+    def test_another_seed_or_share_splits_anew(self, tmp_path, without_rules):
         preparation = make(tmp_path, "inside")
         play(preparation)
         before = split_of(preparation)
@@ -271,6 +272,36 @@ class TestFaults:
 
         with pytest.raises(ContractError, match=r"\[B5 stop federation\] site-b: images are used for training at one site"):
             play(preparation)
+
+    @pytest.mark.parametrize("change", ["mirrored", "resampled", "windowed"])
+    def test_a_changed_copy_at_another_site_is_found(self, tmp_path, change, without_rules):
+        """Also where no voxel is what it was: the near hash sees the same patient."""
+        roster = raw_site.roster("inside", "inside")
+        for index, site in enumerate(("site-a", "site-b")):
+            for case in range(6):
+                faulty_sites.volume(tmp_path / "raw" / site, f"case_{index}{case}")
+            raw_site.describe(tmp_path / "raw" / site, labels=faulty_sites.LABELS)
+        image, affine = faulty_sites.image(faulty_sites.seed_of("case_00")), faulty_sites.AFFINE
+        label = faulty_sites.label()
+        if change == "mirrored":
+            image, label = image[::-1], label[::-1]
+        elif change == "resampled":
+            image, label = (ndimage.zoom(array, (1.5, 1.5, 1), order=order) for array, order in ((image, 1), (label, 0)))
+            affine = numpy.diag([4.0, 4.0, 8.0, 1.0])
+        else:
+            image = (image // 4).clip(0, 255).astype(numpy.uint8)
+        raw_site.write_case(tmp_path / "raw/site-b", "case_10", numpy.ascontiguousarray(image), label, affine=affine)
+        preparation = prepare.Preparation(
+            roster=roster,
+            params=raw_site.params(),
+            paths=RunPaths(workspace=tmp_path, cohort="tiny", run="tiny"),
+            data_root=tmp_path / "raw",
+        )
+
+        play(preparation)
+
+        found = [finding for finding in verdict(preparation, "site-b")["findings"] if finding["rule"] in ("B5", "B6")]
+        assert [(finding["rule"], finding["got"]) for finding in found] == [("B6", "1 pairs")]
 
     def test_again_gives_the_same_bytes_and_a_failure_leaves_them(self, preparation, without_rules, monkeypatch):
         play(preparation)
