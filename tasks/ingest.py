@@ -23,7 +23,7 @@ from tasks import workers
 if TYPE_CHECKING:
     from fedsilo.ingest.source import Finding
 
-PRELOAD = (*workers.ARRAYS, "nibabel", "PIL.Image", "pydicom", "SimpleITK")
+PRELOAD = (*workers.ARRAYS, "nibabel", "PIL.Image", "pydicom")
 REQUEST = "request.json"
 FINDING_COLUMNS = ("kind", "message", "left_out", "case", "source", "path")
 

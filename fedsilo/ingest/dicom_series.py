@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import dicom_files, silence, voxels
 from fedsilo.ingest.dicom_files import numbers, text
-from fedsilo.ingest.itk import LPS_TO_RAS
-from fedsilo.ingest.nifti import usable
+from fedsilo.ingest.nifti import LPS_TO_RAS, usable
 from fedsilo.ingest.source import Finding, SourceError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from fedsilo.errors import DataError
-from fedsilo.ingest import itk, nifti, pixels, recognise, slices, tree
+from fedsilo.ingest import nifti, pixels, recognise, slices, tree
 from fedsilo.ingest.source import SourceCase, SourceError
 from tests.unit import ingested, raw_source
 
@@ -118,37 +118,6 @@ def test_an_orientation_that_is_a_guess_is_said(tmp_path, plain):
 
     assert [finding.kind for finding in nifti.read(tmp_path / "x.nii").findings] == ["orientation unknown"]
     assert [finding.kind for finding in nifti.read(tmp_path / "y.nii").findings] == ["geometry"]
-
-
-MHD = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_SHORT\nElementDataFile = {}\n"
-NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nendian: little\n{}\n"
-ITK = {
-    "no header": ("x.mha", b"nonsense", "no ElementDataFile"),
-    "path in mha": ("x.mha", MHD.format("../y.raw").encode(), "must hold its voxels itself"),
-    "path in mhd": ("x.mhd", MHD.format("../y.raw").encode(), "one file beside it"),
-    "list in mhd": ("x.mhd", MHD.format("LIST").encode(), "one file beside it"),
-    "pattern in mhd": ("x.mhd", MHD.format("%d.raw").encode(), "one file beside it"),
-    "missing raw": ("x.mhd", MHD.format("y.raw").encode(), "missing or a link"),
-    "cut mha": ("x.mha", MHD.format("LOCAL").encode() + bytes(20), "cannot be read"),
-    "huge mha": ("x.mha", MHD.format("LOCAL").replace("4 4 4", "4000 4000 4000").encode(), "claims 64000000000 voxels"),
-    "colours in mha": (
-        "x.mha",
-        MHD.format("LOCAL").replace("NDims", "ElementNumberOfChannels = 3\nNDims").encode() + bytes(384),
-        "one real number",
-    ),
-    "wrong magic of nrrd": ("x.nrrd", b"NRRX0004\n\n", "wrong magic"),
-    "path in nrrd": ("x.nrrd", NRRD.format("data file: ../y.raw\n").encode(), "not name a file"),
-    "cut nrrd": ("x.nrrd", NRRD.format("space: left-posterior-superior\n").encode() + bytes(9), "cannot be read"),
-}
-
-
-@pytest.mark.parametrize("fault", ITK)
-def test_itk(tmp_path, fault):
-    name, content, reason = ITK[fault]
-    (tmp_path / name).write_bytes(content)
-
-    with pytest.raises(SourceError, match=reason):
-        itk.read(tmp_path / name)
 
 
 def saved(image, kind, **options):
