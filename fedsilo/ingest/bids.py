@@ -58,7 +58,8 @@ def find(source: Tree, options: Options) -> SourceSite:
         problem = _problem(found, is_repeated=entities in seen)
         if problem is None:
             try:
-                values = _merged(values, _table(source, found[0]))
+                declared = _table(source, found[0])
+                values = _merged(values, declared)
             except SourceError as error:
                 problem = Finding(error.kind, error.what)
         if problem is not None:
@@ -67,7 +68,7 @@ def find(source: Tree, options: Options) -> SourceSite:
             continue
         seen[entities] = name
         patient = entities[0]
-        cases.append(SourceCase(_name(entities), patient, (source.path(name),), (source.path(found[0]),)))
+        cases.append(SourceCase(_name(entities), patient, (source.path(name),), (source.path(found[0]),), tuple(declared)))
     if not values:
         raise SourceError(
             "label", f"no image has one label with a dseg.tsv (index, name) beside or above it: {reasons(findings)}"

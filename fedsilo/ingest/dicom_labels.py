@@ -26,11 +26,15 @@ HALF = 0.5
 PLANE_TOLERANCE = 0.1
 """Of a slice's thickness: how far from it a contour may lie."""
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3."
+"""Begin of SOP classes that are no images: the study that an RTSTRUCT belongs to, performed procedure steps."""
 MAX_FRAME_VOXELS = 4 * MAX_VOXELS
 
 
 def names(path: Path) -> tuple[str, ...]:
     """List the organs that a SEG or RTSTRUCT file draws, as plain names.
+
+    A segment without frames was looked for and is not there; a structure without contours was not drawn.
 
     Raises:
         SourceError: The file cannot be read, or names an organ twice.
@@ -38,8 +42,11 @@ def names(path: Path) -> tuple[str, ...]:
     found = dicom_files.dataset(path)
     try:
         with silence.kept():
-            listed = found.get("SegmentSequence") or found.get("StructureSetROISequence") or ()
-            given = tuple(plain(text(item, "SegmentLabel") or text(item, "ROIName")) for item in listed)
+            given = tuple(plain(text(item, "SegmentLabel")) for item in found.get("SegmentSequence", ()))
+            if not given:
+                drawn = {int(item.ReferencedROINumber) for item in found.get("ROIContourSequence", ()) if _contours(item)}
+                listed = [item for item in found.get("StructureSetROISequence", ()) if int(item.ROINumber) in drawn]
+                given = tuple(plain(text(item, "ROIName")) for item in listed)
     except SourceError:
         raise
     except Exception as error:  # values are parsed when they are asked for, by a dozen types of errors that quote them
@@ -50,7 +57,7 @@ def names(path: Path) -> tuple[str, ...]:
 
 
 def references(path: Path) -> tuple[frozenset[str], frozenset[str], str]:
-    """Give the instances and series that a label file refers to, and its frame of reference.
+    """Give the images and series that a label file refers to, and its frame of reference.
 
     Raises:
         SourceError: The file cannot be read.
@@ -59,15 +66,29 @@ def references(path: Path) -> tuple[frozenset[str], frozenset[str], str]:
     instances, series = set(), set()
     try:
         with silence.kept():
-            for element in found.iterall():
-                if element.keyword == "ReferencedSOPInstanceUID":
-                    instances.add(str(element.value))
-                elif element.keyword == "SeriesInstanceUID":
-                    series.add(str(element.value))
+            for item in _items(found):
+                if not text(item, "ReferencedSOPClassUID").startswith(STUDY_MANAGEMENT):
+                    instances.add(text(item, "ReferencedSOPInstanceUID"))
+                series.add(text(item, "SeriesInstanceUID"))
             frames = [text(item, "FrameOfReferenceUID") for item in found.get("ReferencedFrameOfReferenceSequence", ())]
     except Exception as error:  # values are parsed when they are asked for, by a dozen types of errors
         raise SourceError("unreadable", f"a label file is damaged: {type(error).__name__}") from None
-    return frozenset(instances), frozenset(series), text(found, "FrameOfReferenceUID") or (frames[0] if len(frames) == 1 else "")
+    frame = text(found, "FrameOfReferenceUID") or (frames[0] if len(frames) == 1 else "")
+    return frozenset(instances - {""}), frozenset(series - {""}), frame
+
+
+def _items(found: "Dataset") -> Iterator["Dataset"]:
+    """Give the items of all sequences of a file."""
+    for element in found:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield item
+                yield from _items(item)
+
+
+def _contours(item: "Dataset") -> Sequence["Dataset"]:
+    """Give the contours of a structure; none if it lists them and there is none."""
+    return item.get("ContourSequence") or ()
 
 
 def draw(paths: Sequence[Path], series: Series, labels: Mapping[str, int]) -> NDArray[numpy.uint16]:
@@ -178,7 +199,7 @@ def _structures(path: Path, series: Series, labels: Mapping[str, int]) -> Iterat
         if name not in labels:
             continue
         mask = numpy.zeros(series.array.shape, numpy.bool_)
-        for contour in item.get("ContourSequence", ()):
+        for contour in _contours(item):
             place, points = _outline(contour, series, to_index)
             mask[:, :, place] ^= contours.fill(points, (series.array.shape[0], series.array.shape[1]))
         yield name, mask
