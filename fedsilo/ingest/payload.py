@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from typing import IO
 
 from fedsilo.ingest.source import SourceError
 
@@ -13,7 +14,7 @@ CHUNK_BYTES = 1 << 20
 ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 
 
-def stored(handle: io.BufferedIOBase, num_bytes: int, what: str) -> bytes:
+def stored(handle: io.BufferedIOBase | IO[bytes], num_bytes: int, what: str) -> bytes:
     """Read voxels as they are stored, and to the end of the file, where a packed one has its checksum.
 
     Raises:
@@ -27,7 +28,7 @@ def stored(handle: io.BufferedIOBase, num_bytes: int, what: str) -> bytes:
     return content
 
 
-def unpacked(handle: io.BufferedIOBase, num_bytes: int, what: str) -> bytes:
+def unpacked(handle: io.BufferedIOBase | IO[bytes], num_bytes: int, what: str) -> bytes:
     """Unpack voxels from one stream of zlib or gzip, to its end, where its checksum is.
 
     Raises:
