@@ -5,6 +5,7 @@ import io
 import json
 import os
 import struct
+import warnings
 import zipfile
 
 import nibabel
@@ -12,6 +13,7 @@ import numpy
 import PIL.Image
 import pytest
 
+from fedsilo.cohort import volumes
 from fedsilo.errors import DataError
 from fedsilo.ingest import nifti, pixels, recognise, slices, tree
 from fedsilo.ingest.source import SourceCase, SourceError
@@ -165,6 +167,28 @@ def bomb():
     return packed.getvalue()
 
 
+def shadowed(name):
+    """A valid file with one more member, of 256 MB."""
+    packed = io.BytesIO(npz(image=MASK, mask=MASK))
+    with warnings.catch_warnings(), zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as opened:
+        warnings.simplefilter("ignore")  # of names that are there already
+        with opened.open(name, "w") as handle:
+            numpy.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": (1 << 14, 1 << 14)})
+            for _ in range(256):
+                handle.write(bytes(1 << 20))
+    return packed.getvalue()
+
+
+def cut():
+    packed = io.BytesIO()
+    array = io.BytesIO()
+    numpy.save(array, MASK)
+    with zipfile.ZipFile(packed, "w") as opened:
+        opened.writestr("image.npy", array.getvalue()[:-10])
+        opened.writestr("mask.npy", array.getvalue())
+    return packed.getvalue()
+
+
 MASK = numpy.zeros((8, 8), numpy.uint8)
 NPZ = {
     "no zip": (b"PK nonsense", "damaged, cut off or pickled"),
@@ -172,6 +196,11 @@ NPZ = {
     "objects": (npz(image=numpy.array([{}], object), mask=MASK), "array of kind 'O'"),
     "text": (npz(image=numpy.array(["x"]), mask=MASK), "array of kind 'U'"),
     "a bomb": (bomb(), "claims shape"),
+    "another array that numpy would take for the image": (shadowed("image"), "and no others; it has 3"),
+    "an array twice": (shadowed("image.npy"), "and no others; it has 3"),
+    "one more array": (npz(image=MASK, mask=MASK, more=MASK), "and no others; it has 3"),
+    "longer numbers": (npz(image=numpy.zeros((8, 8), numpy.longdouble), mask=MASK), "of up to 64 bits"),
+    "an array cut off": (cut(), "is cut off: expected 64 bytes of voxels, got 54"),
     "a volume": (npz(image=numpy.zeros((8, 8, 8)), mask=MASK), "expected an image of"),
     "negative": (npz(image=MASK - 5.0, mask=MASK), "got -5 to -5; shift or window"),
     "fractions above one": (npz(image=MASK + 7.5, mask=MASK), "fractions from 0 to 1"),
@@ -289,6 +318,37 @@ def test_a_case_is_left_out_and_the_others_go_on(tmp_path, fault):
     assert [row["source"] for row in made.findings() if reason in row["message"]] == [f"canary_{raw_source.DATE}_0"]
     with pytest.raises(DataError, match="--strict allows none"):
         ingested.run(source, tmp_path, update=True, strict=True)
+
+
+def test_an_edge_that_nifti_1_cannot_say_leaves_the_case_out(tmp_path):
+    source = raw_source.nnunet(tmp_path / "in", 2)
+    for folder, suffix, dtype in (("imagesTr", "_0000", numpy.int16), ("labelsTr", "", numpy.uint8)):
+        image = nibabel.Nifti2Image(numpy.zeros((40000, 2, 2), dtype), raw_source.AFFINE)
+        nibabel.save(image, source / folder / f"canary_{raw_source.DATE}_0{suffix}.nii.gz")
+
+    made = ingested.run(source, tmp_path)
+
+    assert len(made.site.cases) == 1
+    assert made.counts == {"[too large, left out] an edge of 40000 voxels; a NIfTI file holds at most 32767": 1}
+
+
+@pytest.mark.parametrize("num_written", [0, 1])
+def test_a_fault_while_a_case_is_written_leaves_it_out_and_nothing_of_it_behind(tmp_path, monkeypatch, num_written):
+    source = raw_source.nnunet(tmp_path / "in", 2)
+    write, written = volumes.write_nifti, []
+
+    def fails(volume, path):
+        written.append(path)
+        if len(written) == num_written + 1:
+            raise ValueError(raw_source.NAME)
+        return write(volume, path)
+
+    monkeypatch.setattr(volumes, "write_nifti", fails)
+    made = ingested.run(source, tmp_path)
+
+    (message,) = made.counts
+    assert message.startswith("[fault, left out] a fault of the importer: ValueError in fedsilo.ingest.writer:")
+    assert len(list((made.folder / "imagesTr").iterdir())) == len(list((made.folder / "labelsTr").iterdir())) == 1
 
 
 def test_an_affine_that_differs_says_where(tmp_path):
