@@ -128,11 +128,13 @@ def _arrays(path: Path) -> dict[str, NDArray[numpy.generic]]:
 def _array(packed: zipfile.ZipFile, member: str) -> NDArray[numpy.generic]:
     """Read an array; refuse it by its header if it holds objects or text, or is more than a slice."""
     with packed.open(member) as handle:
-        version = numpy.lib.format.read_magic(handle)  # type: ignore[arg-type]  # a binary file for numpy
+        version = numpy.lib.format.read_magic(handle)
         read_header = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(handle, max_header_size=MAX_HEADER_BYTES)  # type: ignore[arg-type]  # as above
+        shape, is_fortran, dtype = read_header(handle, max_header_size=MAX_HEADER_BYTES)
         if dtype.kind not in "iufb" or dtype.itemsize > MAX_ITEM_BYTES:
             raise SourceError("voxel type", f"expected real numbers of up to 64 bits, got an array of kind {dtype.kind!r}")
+        if min(shape, default=1) < 1:
+            raise SourceError("geometry", f"an array has no pixels: shape {shape}")
         num_pixels = math.prod(shape)
         if num_pixels > MAX_PIXELS:
             raise SourceError("too large", f"an array claims shape {shape}; expected at most {MAX_PIXELS} pixels")

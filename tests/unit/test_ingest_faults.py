@@ -157,11 +157,12 @@ def npz(**arrays):
     return packed.getvalue()
 
 
-def bomb():
+def bomb(shape=(99999, 99999)):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr(
-            "image.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<u1', 'fortran_order': False, 'shape': (99999, 99999), }".ljust(128)
+            "image.npy",
+            b"\x93NUMPY\x01\x00v\x00" + f"{{'descr': '<u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(118).encode(),
         )
         opened.writestr("mask.npy", b"")
     return packed.getvalue()
@@ -200,6 +201,7 @@ NPZ = {
     "an array twice": (shadowed("image.npy"), "and no others; it has 3"),
     "one more array": (npz(image=MASK, mask=MASK, more=MASK), "and no others; it has 3"),
     "longer numbers": (npz(image=numpy.zeros((8, 8), numpy.longdouble), mask=MASK), "of up to 64 bits"),
+    "a negative edge": (bomb((-1, 9)), "has no pixels"),
     "an array cut off": (cut(), "is cut off: expected 64 bytes of voxels, got 54"),
     "a volume": (npz(image=numpy.zeros((8, 8, 8)), mask=MASK), "expected an image of"),
     "negative": (npz(image=MASK - 5.0, mask=MASK), "got -5 to -5; shift or window"),
