@@ -118,6 +118,8 @@ def _arrays(path: Path) -> dict[str, NDArray[numpy.generic]]:
                 raise SourceError(
                     "unreadable", f"a .npz file needs the arrays image and mask, and no others; it has {len(found)}"
                 )
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in packed.infolist()):
+                raise SourceError("unreadable", "the arrays of a .npz file are packed otherwise than numpy does")
             return {name: _array(packed, f"{name}.npy") for name in ARRAYS}
     except SourceError:
         raise

@@ -180,6 +180,14 @@ def shadowed(name):
     return packed.getvalue()
 
 
+def repacked():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as opened:
+        opened.writestr("image.npy", b"")
+        opened.writestr("mask.npy", b"")
+    return packed.getvalue()
+
+
 def cut():
     packed = io.BytesIO()
     array = io.BytesIO()
@@ -202,6 +210,7 @@ NPZ = {
     "one more array": (npz(image=MASK, mask=MASK, more=MASK), "and no others; it has 3"),
     "longer numbers": (npz(image=numpy.zeros((8, 8), numpy.longdouble), mask=MASK), "of up to 64 bits"),
     "a negative edge": (bomb((-1, 9)), "has no pixels"),
+    "packed otherwise": (repacked(), "otherwise than numpy does"),
     "an array cut off": (cut(), "is cut off: expected 64 bytes of voxels, got 54"),
     "a volume": (npz(image=numpy.zeros((8, 8, 8)), mask=MASK), "expected an image of"),
     "negative": (npz(image=MASK - 5.0, mask=MASK), "got -5 to -5; shift or window"),
