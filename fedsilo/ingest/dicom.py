@@ -75,8 +75,8 @@ def read(case: SourceCase, labels: Mapping[str, int]) -> Content:
         SourceError: The series is no even volume, or the label lies on another grid.
     """
     series = dicom_series.read(case.images)
-    label = dicom_labels.draw(case.labels, series, labels)
-    return Content((series.array,), label, series.affine, series.affine, series.findings)
+    drawn = dicom_labels.draw(case.labels, series, labels)
+    return Content((series.array,), drawn.label, series.affine, series.affine, (*series.findings, *drawn.findings))
 
 
 def _headers(source: Tree) -> tuple[list[Header], list[Finding]]:

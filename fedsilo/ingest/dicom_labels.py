@@ -6,6 +6,7 @@ there is empty. Of a FRACTIONAL segment, voxels with at least half of MaximumFra
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import contours, dicom_files, silence
 from fedsilo.ingest.dicom_files import numbers, text
 from fedsilo.ingest.dicom_series import DIRECTION_TOLERANCE, SAME_PLACE_MM, Series
-from fedsilo.ingest.source import SourceError
+from fedsilo.ingest.source import Finding, SourceError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -91,7 +92,27 @@ def _contours(item: "Dataset") -> Sequence["Dataset"]:
     return item.get("ContourSequence") or ()
 
 
-def draw(paths: Sequence[Path], series: Series, labels: Mapping[str, int]) -> NDArray[numpy.uint16]:
+@dataclass(frozen=True)
+class Drawn:
+    """A label on the grid of its series.
+
+    Attributes:
+        label: (i, j, k).
+        findings: Of kinds that leave the case in.
+    """
+
+    label: NDArray[numpy.uint16]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Organ:
+    name: str
+    mask: NDArray[numpy.bool_]
+    findings: tuple[Finding, ...] = ()
+
+
+def draw(paths: Sequence[Path], series: Series, labels: Mapping[str, int]) -> Drawn:
     """Draw the organs of label files on the grid of a series.
 
     Raises:
@@ -99,21 +120,24 @@ def draw(paths: Sequence[Path], series: Series, labels: Mapping[str, int]) -> ND
     """
     label = numpy.zeros(series.array.shape, numpy.uint16)
     drawn: set[str] = set()
+    findings: list[Finding] = []
     for path in paths:
-        for name, mask in _organs(path, series, labels):
+        for organ in _organs(path, series, labels):
+            name = organ.name
             if name in drawn:
                 raise SourceError("several labels", f"{name} is drawn by several label files (readers); leave one of them")
-            if (label[mask] != 0).any():
+            if (label[organ.mask] != 0).any():
                 raise SourceError(
                     "label", f"{name} overlaps another organ; a voxel belongs to one, so correct or drop one of them"
                 )
             drawn.add(name)
-            label[mask] = labels[name]
-    return label
+            label[organ.mask] = labels[name]
+            findings += organ.findings
+    return Drawn(label, tuple(findings))
 
 
-def _organs(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[tuple[str, NDArray[numpy.bool_]]]:
-    """Give each organ of a file that has a value, and its voxels."""
+def _organs(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[_Organ]:
+    """Give each organ of a file that has a value."""
     modality = text(dicom_files.dataset(path, tags=["Modality"]), "Modality")
     try:
         with silence.kept():
@@ -124,7 +148,7 @@ def _organs(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[t
         raise SourceError("unreadable", f"a {modality} file is damaged or incomplete: {type(error).__name__}") from None
 
 
-def _segments(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[tuple[str, NDArray[numpy.bool_]]]:
+def _segments(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[_Organ]:
     """Give the segments of a SEG file."""
     import highdicom
 
@@ -155,7 +179,7 @@ def _segments(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator
                 raise SourceError("label", f"the SEG has two frames of {name} in one place")
             taken.add(place)
             mask[:, :, place] = (frame == number if kind == "LABELMAP" else frame >= threshold).T
-        yield name, mask
+        yield _Organ(name, mask)
 
 
 def _segment_number(group: "Dataset", shared: "Dataset") -> int | None:
@@ -189,20 +213,39 @@ def _place(group: "Dataset", shared: "Dataset", series: Series) -> int:
     return place
 
 
-def _structures(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[tuple[str, NDArray[numpy.bool_]]]:
+def _structures(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[_Organ]:
     """Give the structures of an RTSTRUCT file."""
     found = dicom_files.dataset(path)
     name_of = {int(item.ROINumber): plain(text(item, "ROIName")) for item in found.StructureSetROISequence}
     to_index = numpy.asarray(numpy.linalg.inv(series.affine_lps), numpy.float64)
     for item in found.get("ROIContourSequence", ()):
-        name = name_of.get(int(item.ReferencedROINumber), "")
-        if name not in labels:
+        name, listed = name_of.get(int(item.ReferencedROINumber), ""), _contours(item)
+        if name not in labels or not listed:
             continue
         mask = numpy.zeros(series.array.shape, numpy.bool_)
-        for contour in _contours(item):
+        seen: set[tuple[int, frozenset[frozenset[tuple[float, ...]]]]] = set()
+        for contour in listed:
             place, points = _outline(contour, series, to_index)
-            mask[:, :, place] ^= contours.fill(points, (series.array.shape[0], series.array.shape[1]))
-        yield name, mask
+            outline = place, contours.edges(points)
+            if outline not in seen:  # an outline that is filled twice by even-odd erases itself
+                seen.add(outline)
+                mask[:, :, place] ^= contours.fill(points, (series.array.shape[0], series.array.shape[1]))
+        findings = _gaps(name, {place for place, _ in seen})
+        if len(listed) > len(seen):
+            findings += (Finding("label", f"{name}: {len(listed) - len(seen)} contours are listed twice; each is drawn once"),)
+        yield _Organ(name, mask, findings)
+
+
+def _gaps(name: str, places: set[int]) -> tuple[Finding, ...]:
+    """Say if slices between the first and the last one with a contour have none."""
+    num_missing = max(places) - min(places) + 1 - len(places)
+    if not num_missing:
+        return ()
+    what = (
+        f"{name}: {num_missing} slices between its first and its last contour have none and are background there; look if the "
+        "organ really is in parts, since some tools draw every second slice and leave the others to be interpolated"
+    )
+    return (Finding("slices", what),)
 
 
 def _outline(contour: "Dataset", series: Series, to_index: NDArray[numpy.float64]) -> tuple[int, NDArray[numpy.float64]]:
