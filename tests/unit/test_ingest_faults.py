@@ -278,6 +278,33 @@ def test_paths_that_lead_out_or_nowhere(tmp_path, path):
     assert any("leads out of the source" in message or "is missing, hidden or a link" in message for message in made.counts)
 
 
+def test_an_image_that_is_listed_twice_is_left_out_and_not_imported(tmp_path):
+    source = raw_source.msd(tmp_path / "in")
+    content = json.loads((source / "dataset.json").read_text())
+    name = f"canary_{raw_source.NUMBER}_0.nii.gz"
+    raw_source.nifti(source / "more" / name, raw_source.voxels(99)[0])
+    content["training"].append({"image": f"more/{name}", "label": content["training"][0]["label"]})
+    (source / "dataset.json").write_text(json.dumps(content))
+
+    made = ingested.run(source, tmp_path)
+
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert (manifest["num_cases"], manifest["num_left_out"]) == (1, 1)
+    assert made.site.cases[0].case == made.new_id(f"canary_{raw_source.NUMBER}_1")
+
+
+def test_images_of_the_same_entities_are_all_left_out(tmp_path):
+    source = raw_source.bids(tmp_path / "in", session="")
+    folder = source / "sub-CANARYa/anat"
+    raw_source.nifti(folder / "sub-CANARYa_desc-again_T2w.nii.gz", raw_source.voxels(7)[0])
+
+    made = ingested.run(source, tmp_path)
+
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert (manifest["num_cases"], manifest["num_left_out"]) == (1, 1)
+    assert made.site.cases[0].case == made.new_id("sub-CANARYb")
+
+
 def test_links_out_in_circles_and_pipes_are_not_followed(tmp_path):
     source = raw_source.nnunet(tmp_path / "in", 2)
     (tmp_path / "secret.nii.gz").write_bytes(b"")
