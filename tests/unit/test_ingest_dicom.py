@@ -61,12 +61,31 @@ def test_mr_with_rtstruct_there_and_back(folder, tmp_path, orientation):
     assert numpy.array_equal(found, numpy.array([0, 2, 1])[label])
 
 
-def test_monochrome1_is_mirrored_within_its_bits(folder):
-    paths = dicom_source.series(folder, PhotometricInterpretation="MONOCHROME1", RescaleIntercept=0)
+def test_monochrome1_changes_no_hounsfield_unit(folder):
+    series = dicom_series.read(dicom_source.series(folder, PhotometricInterpretation="MONOCHROME1"))
 
-    array = dicom_series.read(paths).array
+    assert numpy.array_equal(series.array, raw_source.voxels(0)[0])
+    assert series.findings == ()
 
-    assert numpy.array_equal(array, 65535 - (raw_source.voxels(0)[0].astype(int) + 1024))
+
+def test_monochrome1_of_mr_is_mirrored_within_its_bits_and_said(folder):
+    series = dicom_series.read(dicom_source.series(folder, modality="MR", PhotometricInterpretation="MONOCHROME1"))
+
+    assert numpy.array_equal(series.array, 65535 - (raw_source.voxels(0)[0].astype(int) + 1024))
+    assert [finding.kind for finding in series.findings] == ["voxel type"]
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.JPEG2000, pydicom.uid.HTJ2K])
+def test_a_syntax_that_may_lose_is_refused_whatever_the_header_says(folder, syntax):
+    paths = dicom_source.series(folder, LossyImageCompression="00")
+    found = pydicom.dcmread(paths[3])
+    found.file_meta.TransferSyntaxUID = syntax
+    found.PixelData = pydicom.encaps.encapsulate([found.PixelData])
+    found["PixelData"].VR = "OB"
+    found.save_as(paths[3])
+
+    with pytest.raises(SourceError, match="compressed with loss, or may be"):
+        dicom_series.read(paths)
 
 
 def test_slope_and_intercept_are_those_of_each_slice(folder):
