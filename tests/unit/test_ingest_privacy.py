@@ -28,7 +28,7 @@ def dicom(folder):
 
 
 def chaos(folder):
-    dicom_source.series(folder / "CT" / f"{raw_source.NUMBER}/DICOM_anon")
+    dicom_source.series(folder / "CT" / f"{raw_source.NUMBER}/DICOM_anon", order=range(6))
     mask = numpy.where(raw_source.voxels(0)[1] == 1, 255, 0).astype(numpy.uint8)
     for index in range(6):
         raw_source.picture(folder / "CT" / f"{raw_source.NUMBER}/Ground/canary_{index}.png", mask[:, :, index].T)
