@@ -2,7 +2,8 @@
 
 CT and MR are of one hospital and different patients; a site has one modality, so each is a layout of its own, and so are both
 sequences of MR. Masks are PNG files in ``Ground``, as many as slices; both are put in order by the numbers in their names, padded
-or not. Where masks have not the names of their slices, the slices' numbers have to follow their places, and masks have no gap. The folders and this order follow descriptions of the challenge and were **not verified** against the original archive.
+or not. Where masks have not the names of their slices, slices' numbers have to follow their places, and masks' have no gap.
+The folders and this order follow descriptions of the challenge and were **not verified** against the original archive.
 
 Values of MR masks are bands: liver (55, 70], right kidney (110, 135], left kidney (175, 200], spleen (240, 255].
 
