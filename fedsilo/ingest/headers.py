@@ -19,7 +19,7 @@ NUM_SPATIAL = 3
 MAX_DIGITS = 10
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 WHOLE = re.compile(rf"\d{{1,{MAX_DIGITS}}}", re.ASCII)
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def numbers(parts: Sequence[str], what: str, count: int) -> NDArray[numpy.float6
     """
     if len(parts) != count or not all(NUMBER.fullmatch(part) for part in parts):
         raise SourceError("geometry", f"the header's {what}: expected {count} numbers")
-    return numpy.array([float(part) for part in parts], numpy.float64)
+    found = numpy.array([float(part) for part in parts], numpy.float64)
+    if not numpy.isfinite(found).all():
+        raise SourceError("geometry", f"the header's {what}: expected finite numbers")
+    return found
 
 
 def spatial(edges: Sequence[int]) -> tuple[int, ...]:

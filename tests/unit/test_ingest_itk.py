@@ -137,6 +137,8 @@ FAULTS = {
     ),
     "two origins": ("x.mha", b"Offset = 0 0 0\nPosition = 1 0 0\n" + MHD.format("LOCAL").encode() + bytes(128), "has both"),
     "no numbers": ("x.mha", b"Offset = 0 nan 0\n" + MHD.format("LOCAL").encode() + bytes(128), "Offset: expected 3 numbers"),
+    "too large a number": ("x.mha", b"Offset = 0 1e999 0\n" + MHD.format("LOCAL").encode() + bytes(128), "finite numbers"),
+    "digits without end": ("x.mha", b"Offset = " + b"1" * 900_000 + b"x 0 0\n" + MHD.format("LOCAL").encode(), "3 numbers"),
     "zip bomb": ("x.mha", ZIPPED.encode() + packed(bytes(1 << 24), is_gzip=False), "longer than its header says"),
     "cut zip": ("x.mha", ZIPPED.encode() + packed(VOXELS.tobytes(), is_gzip=False)[:-3], "packed voxels have no end"),
     "short zip": ("x.mha", ZIPPED.encode() + packed(bytes(9), is_gzip=False), "expected 128 bytes of voxels, got 9"),

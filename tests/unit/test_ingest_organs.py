@@ -107,7 +107,10 @@ def test_a_label_of_a_series_that_is_not_there_is_drawn_on_no_other(folder, tmp_
         dicom_source.segmentation(folder / "seg", other, raw_source.voxels(5)[1])
     else:
         lps = numpy.diag([-1.0, -1, 1, 1]) @ dicom_source.affine_ras()
-        dicom_source.structures(folder / "rt", other, {"liver": [(2, box(LIVER, 1, lps, 2))]})
+        path = dicom_source.structures(folder / "rt", other, {"liver": [(2, box(LIVER, 1, lps, 2))]})
+        found = pydicom.dcmread(path)
+        found.FrameOfReferenceUID = FRAME
+        found.save_as(path)
 
     with pytest.raises(DataError, match="no SEG or RTSTRUCT file belongs to a series"):
         ingested.run(tmp_path / "in", tmp_path)
