@@ -297,6 +297,9 @@ def finish_site(*, ingestion: Ingestion, device: str) -> list[tuple[str, int]]: 
         building, site=ingestion.site, labels=shared.labels, channels=shared.channels, geometry=shared.geometry, patients=patients
     )
     writer.write_manifest(building, site=ingestion.site, shared=shared, patients=patients, findings=findings)
+    chosen = ingestion.folder / "splits.csv"  # the site's own; an update does not take it away
+    if chosen.is_file():
+        files.write_bytes(building / chosen.name, chosen.read_bytes())
     files.place_folder(building, ingestion.folder)
     shutil.rmtree(ingestion.plan_dir, ignore_errors=True)
     shutil.rmtree(ingestion.records_dir, ignore_errors=True)
