@@ -79,7 +79,7 @@ def shown(name: str) -> str:
 
     Example:
         >>> shown("mr_03"), shown("MUELLER^EVA")
-        ('mr_03', 'hidden-ijnpgdhmaegc')
+        ('mr_03', 'hidden-iklnifappdjp')
     """
     if not traces({"name": name}, free_text=False):
         return name

@@ -85,7 +85,7 @@ PACKED = {
     "wrong checksum": (lambda content: gzip.compress(content)[:-8] + bytes(8), "damaged or cut off: BadGzipFile"),
     "broken stream": (lambda content: gzip.compress(content)[:40] + b"\xff" * 200, "damaged or cut off"),
     "claims more than it can hold": (
-        lambda content: gzip.compress(patched(content, (DIM, "<4h", 3, 900, 900, 600))),
+        lambda content: gzip.compress(patched(content, (DIM, "<4h", 3, 800, 600, 500))),
         "claims more voxels than it can hold",
     ),
     "a bomb behind the voxels": (lambda content: gzip.compress(content + bytes(1 << 24)), "much longer than its header says"),

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from fedsilo import files
 from fedsilo.cohort import contract, manifest, preprocess
-from fedsilo.errors import ContractError, OutputError, ParamsError
+from fedsilo.errors import ContractError, DataError, OutputError, ParamsError
 from tasks import expectations, inspection, plans, prepare, verdicts, workers
 from tasks.paths import RunPaths
 from tests.unit import faulty_sites, raw_site
