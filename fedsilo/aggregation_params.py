@@ -14,11 +14,11 @@ Rule = Literal["average", "median", "trimmed_mean", "krum", "multi_krum", "geome
 class ServerOptimizerParams(Section):
     """What the server makes of a round's step; the running statistics of norm layers never pass through it."""
 
-    name: Literal["none", "momentum", "adam", "yogi"] = Field(description="FedAvg, FedAvgM, FedAdam, FedYogi")
-    learning_rate: Positive = Field(description="of momentum, adam and yogi")
-    momentum: Decay = Field(description="weight of earlier steps (beta 1)")
-    second_momentum: Decay = Field(description="weight of earlier squares (beta 2) of adam and yogi")
-    floor: Positive = Field(description="added to the root of the squares (tau) of adam and yogi")
+    name: Literal["none", "fedavgm", "fedadam", "fedyogi"]
+    learning_rate: Positive = Field(description="eta of fedavgm, fedadam and fedyogi")
+    beta1: Decay = Field(description="weight of earlier directions")
+    beta2: Decay = Field(description="weight of earlier squares, of fedadam and fedyogi")
+    tau: Positive = Field(description="added to the root of the squares, of fedadam and fedyogi")
 
 
 class AggregationParams(Section):

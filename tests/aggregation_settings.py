@@ -2,7 +2,7 @@
 
 from fedsilo.aggregation_params import AggregationParams, ServerOptimizerParams
 
-OPTIMIZER = {"name": "none", "learning_rate": 1.0, "momentum": 0.9, "second_momentum": 0.99, "floor": 1e-3}
+OPTIMIZER = {"name": "none", "learning_rate": 1.0, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3}
 
 
 def aggregation_params(*, optimizer=None, **changes):

@@ -24,7 +24,7 @@ class Moments:
     Attributes:
         num_steps: Taken so far.
         first: Running mean of directions by entry, float64.
-        second: Running mean of their squares; empty of momentum.
+        second: Running mean of their squares; empty of fedavgm.
     """
 
     num_steps: int
@@ -59,19 +59,19 @@ class ServerOptimizer:
             return direction
         zero = torch.zeros_like(direction)
         first = self._before.first.get(name, zero).to(direction.device)
-        if params.name == "momentum":
-            self._first[name] = params.momentum * first + direction
+        if params.name == "fedavgm":
+            self._first[name] = params.beta1 * first + direction
             return params.learning_rate * self._first[name]
         second = self._before.second.get(name, zero).to(direction.device)
         square = direction.square()
-        self._first[name] = first = params.momentum * first + (1 - params.momentum) * direction
-        if params.name == "yogi":
-            self._second[name] = second = second - (1 - params.second_momentum) * square * (second - square).sign()
-            return params.learning_rate * first / (second.sqrt() + params.floor)
-        self._second[name] = second = params.second_momentum * second + (1 - params.second_momentum) * square
-        mean = first / (1 - params.momentum**count)
-        spread = (second / (1 - params.second_momentum**count)).sqrt()
-        return params.learning_rate * mean / (spread + params.floor)
+        self._first[name] = first = params.beta1 * first + (1 - params.beta1) * direction
+        if params.name == "fedyogi":
+            self._second[name] = second = second - (1 - params.beta2) * square * (second - square).sign()
+            return params.learning_rate * first / (second.sqrt() + params.tau)
+        self._second[name] = second = params.beta2 * second + (1 - params.beta2) * square
+        mean = first / (1 - params.beta1**count)
+        spread = (second / (1 - params.beta2**count)).sqrt()
+        return params.learning_rate * mean / (spread + params.tau)
 
 
 def to_state(moments: Moments) -> dict[str, Tensor]:

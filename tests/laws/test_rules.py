@@ -83,9 +83,9 @@ def test_trimming_keeps_single_numbers_and_multi_krum_needs_its_sites():
 @pytest.mark.parametrize(
     ("optimizer", "expected"),
     [
-        ({"name": "momentum"}, [(1.02, 1.98, -0.98), (2.958, 5.742, -2.842)]),
-        ({"name": "adam", "learning_rate": 0.1}, [(0.099902, 0.099950, -0.099898), (0.199804, 0.199899, -0.199796)]),
-        ({"name": "yogi", "learning_rate": 0.1}, [(0.099029, 0.099497, -0.098990), (0.232454, 0.233370, -0.232378)]),
+        ({"name": "fedavgm"}, [(1.02, 1.98, -0.98), (2.958, 5.742, -2.842)]),
+        ({"name": "fedadam", "learning_rate": 0.1}, [(0.099902, 0.099950, -0.099898), (0.199804, 0.199899, -0.199796)]),
+        ({"name": "fedyogi", "learning_rate": 0.1}, [(0.099029, 0.099497, -0.098990), (0.232454, 0.233370, -0.232378)]),
     ],
 )
 def test_published_steps_of_the_optimisers(optimizer, expected):
@@ -101,8 +101,8 @@ def test_published_steps_of_the_optimisers(optimizer, expected):
 @pytest.mark.parametrize(
     ("optimizer", "oracle"),
     [
-        ({"name": "momentum", "learning_rate": 0.5}, lambda x: torch.optim.SGD([x], lr=0.5, momentum=0.9)),
-        ({"name": "adam", "learning_rate": 0.1}, lambda x: torch.optim.Adam([x], lr=0.1, betas=(0.9, 0.99), eps=1e-3)),
+        ({"name": "fedavgm", "learning_rate": 0.5}, lambda x: torch.optim.SGD([x], lr=0.5, momentum=0.9)),
+        ({"name": "fedadam", "learning_rate": 0.1}, lambda x: torch.optim.Adam([x], lr=0.1, betas=(0.9, 0.99), eps=1e-3)),
     ],
 )
 def test_optimisers_are_torch_s_on_the_direction_turned_round(optimizer, oracle):
@@ -119,7 +119,7 @@ def test_optimisers_are_torch_s_on_the_direction_turned_round(optimizer, oracle)
 
 
 def test_nothing_moved_and_no_moments_moves_nothing():
-    for name in ("none", "momentum", "adam", "yogi"):
+    for name in ("none", "fedavgm", "fedadam", "fedyogi"):
         made = vector_step([(1.0, 2.0, 3.0)] * 3, server=(1.0, 2.0, 3.0), optimizer={"name": name})
         assert made.state["x"].tolist() == [1.0, 2.0, 3.0]
         assert (made.moments is None) == (name == "none")
@@ -133,7 +133,7 @@ def test_optimisers_never_touch_running_statistics():
         aggregation.step(
             make_state(9), updates, weights=weights, roles=ROLES, params=aggregation_params(optimizer={"name": name})
         ).state
-        for name in ("none", "adam")
+        for name in ("none", "fedadam")
     )
 
     for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked", "window"):
