@@ -90,7 +90,8 @@ def bare(federation: Federation) -> tuple[float, dict[str, str]]:
                     state=local,
                 )
             )
-        server, _ = aggregation.step(server, received, weights=aggregation.site_weights(received, params.weighting), roles=roles)
+        weights = aggregation.site_weights(received, params.weighting)
+        server = aggregation.step(server, received, weights=weights, roles=roles, params=params.aggregation).state
     states.restore(model, server)
     for site in federation.sites:
         score(site)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from fedsilo.aggregation_params import AggregationParams
 from fedsilo.errors import ParamsError
 from fedsilo.outside_params import OutsideParams
 from fedsilo.sections import Count, Positive, Section, Share, merge, read_yaml, validate
@@ -190,6 +191,7 @@ class FederateParams(Section):
     patch_zyx: tuple[Count, Count, Count] = Field(description="training crop in working voxels; z is ignored in 2D")
     weighting: Literal["cases", "slices", "uniform", "latent"] = Field(description="a site's weight in the average")
     latent_weights: LatentWeightParams = Field(description="of weighting latent")
+    aggregation: AggregationParams
     algorithm: AlgorithmParams
     participation: Annotated[float, Field(gt=0, le=1)] = Field(
         description="share of the sites that train in a round, drawn by the seed"

@@ -1,11 +1,15 @@
 """The command line shared by all phases: which cohort, which params, where."""
 
 import argparse
+import contextlib
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 from fedsilo.cohort import roster as rosters
 from fedsilo.cohort.roster import Roster
@@ -16,6 +20,7 @@ from tasks.paths import RunPaths
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 ALL_METRICS = "all"
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -125,15 +130,40 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+@contextlib.contextmanager
+def terminations() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the body as Ctrl-C does, so that it cleans up; only the main thread can."""
+
+    def interrupt(_signal_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def guard(body: Callable[[], object]) -> int:
-    """Call ``body``; 0 if it returns, 1 and one line on stderr if it raises an error that a user can act on."""
+    """Call ``body``; 0 if it returns, 1 and one line on stderr if it raises an error that a user can act on.
+
+    Ctrl-C, SIGTERM and SIGHUP end it with 130, as shells have it, once everything that it started is gone.
+    """
     for name in ENGINE_LOGGERS:
         logging.getLogger(name).addFilter(_drop_traceback)
     try:
-        body()
+        with terminations():
+            body()
     except FedsiloError as error:
         sys.stderr.write(f"fedsilo: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("fedsilo: interrupted; the next run goes on from the last finished step\n")
+        return INTERRUPTED
     return 0
 
 

@@ -6,7 +6,7 @@ from prefect import flow, unmapped
 
 from flows import cli, environment
 from tasks import locks, prepare, workers
-from tasks.prepare import Preparation
+from tasks.judging import Preparation
 
 
 @flow(

@@ -7,8 +7,6 @@ from pathlib import Path
 from flows import cli, server
 from tasks import leash, results
 
-INTERRUPTED = 130
-
 
 def reproduce_and_show(cohort: str, workspace: str, study: str | None) -> int:
     """Hold a server while a cohort or study is reproduced; then say where the results are, and of a cohort what they are."""
@@ -30,11 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reproduce and show; 130 after Ctrl-C, as shells have it."""
     options = cli.cohort_parser(__doc__).parse_args(argv)
     codes: list[int] = []
-    try:
-        failed = cli.guard(lambda: codes.append(reproduce_and_show(options.cohort, options.workspace, options.study)))
-    except KeyboardInterrupt:
-        sys.stderr.write("fedsilo: interrupted; the next run goes on from the last finished step\n")
-        return INTERRUPTED
+    failed = cli.guard(lambda: codes.append(reproduce_and_show(options.cohort, options.workspace, options.study)))
     return failed or codes[0]
 
 

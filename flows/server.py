@@ -9,14 +9,11 @@ import contextlib
 import http.client
 import json
 import os
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from fedsilo import files
 from fedsilo.errors import FedsiloError
@@ -86,7 +83,7 @@ def _start(port: int) -> Iterator[str]:
     variables = {**os.environ, "PREFECT_SERVER_UI_API_URL": _api(port)}  # else pages of any port ask port 4200
     with (
         log_path.open("wb") as log,
-        terminations(),
+        cli.terminations(),
         leash.hold(command, environment=variables, output=log, errors=log) as process,
     ):
         deadline = time.monotonic() + START_SECONDS
@@ -99,24 +96,6 @@ def _start(port: int) -> Iterator[str]:
             yield _api(port)
         finally:
             _note().unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def terminations() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the body as Ctrl-C does, so that it cleans up; only the main thread can."""
-
-    def interrupt(_signal_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _home() -> Path:

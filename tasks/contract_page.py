@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from fedsilo.cohort.contract import Finding
 
 GRAVEST_FIRST = ("stop federation", "stop site", "quarantine", "warn")
+EMPTY = "<!doctype html><html><head><meta charset='utf-8'></head><body><p>No case could be listed.</p></body></html>"
+"""In the place of the rendered rules of a site whose folder cannot be used."""
+
 COLUMNS = ("rule", "action", "case", "what is wrong", "expected", "got", "what to do")
 
 

@@ -61,6 +61,7 @@ def aggregate_round(round_index: int, federation: Federation) -> Path:
                 "site": update.site,
                 "cases": update.num_cases,
                 "weight": round(record.weights[update.site], 4),
+                "share of the step": round(record.shares[update.site], 4),
                 "loss": round(update.train_loss, 4),
                 "validation Dice, global": update.val_dice_global,
                 "validation Dice, inside": update.val_dice_inside,
@@ -139,7 +140,7 @@ def _write_rounds(federation: Federation, best_global: int, best_inside: dict[st
 
     journal = federation.journal()
     columns = (
-        "round,site,num_cases,num_slices,weight,train_loss,val_dice_global,val_dice_inside,"
+        "round,site,num_cases,num_slices,weight,share,train_loss,val_dice_global,val_dice_inside,"
         "update_norm,update_bytes,latent_size,selected_global,selected_inside"
     )
     lines = [columns]
@@ -153,6 +154,7 @@ def _write_rounds(federation: Federation, best_global: int, best_inside: dict[st
                 record.num_cases,
                 record.num_slices,
                 server.weights[site],
+                server.shares[site],
                 record.train_loss,
                 journal.validation(site, round_index + 1),
                 record.val_dice_inside,

@@ -23,7 +23,7 @@ from tasks import workers
 if TYPE_CHECKING:
     from fedsilo.ingest.source import Finding
 
-PRELOAD = (*workers.ARRAYS, "nibabel", "PIL.Image", "pydicom", "SimpleITK")
+PRELOAD = (*workers.ARRAYS, "nibabel", "PIL.Image", "pydicom")
 REQUEST = "request.json"
 FINDING_COLUMNS = ("kind", "message", "left_out", "case", "source", "path")
 
@@ -202,7 +202,7 @@ def survey_source(*, ingestion: Ingestion, device: str) -> str:  # noqa: ARG001 
     from fedsilo import files
     from fedsilo.ingest import convert as conversion
     from fedsilo.ingest import identities, plan
-    from fedsilo.ingest.source import Options
+    from fedsilo.ingest.source import Options, SourceError
 
     request = files.read_json(ingestion.plan_dir / REQUEST)
     options = Options(
@@ -222,6 +222,12 @@ def survey_source(*, ingestion: Ingestion, device: str) -> str:  # noqa: ARG001 
             key=key,
             folder=ingestion.plan_dir,
         )
+    except SourceError as error:
+        where = ""
+        if error.private:
+            row = (error.kind, error.what, "no", "", error.private, "")
+            where = f"; what it is about stands in {identities.write_table(ingestion.findings_path, FINDING_COLUMNS, [row])}"
+        raise DataError(f"site {ingestion.site}: {error.what}{where}") from None
     except FedsiloError as error:
         what = str(error).removeprefix(f"site {ingestion.site}: ")
         raise DataError(f"site {ingestion.site}: {what}") from None
@@ -291,6 +297,9 @@ def finish_site(*, ingestion: Ingestion, device: str) -> list[tuple[str, int]]: 
         building, site=ingestion.site, labels=shared.labels, channels=shared.channels, geometry=shared.geometry, patients=patients
     )
     writer.write_manifest(building, site=ingestion.site, shared=shared, patients=patients, findings=findings)
+    chosen = ingestion.folder / "splits.csv"  # the site's own; an update does not take it away
+    if chosen.is_file():
+        files.write_bytes(building / chosen.name, chosen.read_bytes())
     files.place_folder(building, ingestion.folder)
     shutil.rmtree(ingestion.plan_dir, ignore_errors=True)
     shutil.rmtree(ingestion.records_dir, ignore_errors=True)

@@ -22,7 +22,7 @@ HEADER = ("case", "patient", "split", "shape z y x", "spacing mm", "0.5 % to 99.
 
 
 def show(roster: Roster, paths: RunPaths, data_root: Path, site: str) -> str:
-    """Write the contact sheet beside the site's page of the contract; return the table as text.
+    """Write the contact sheet; return the table as text.
 
     Raises:
         DataError: The site was not prepared, or its cases have changed since.
@@ -46,7 +46,7 @@ def show(roster: Roster, paths: RunPaths, data_root: Path, site: str) -> str:
     )
     tiles = [_tile(case, label_map, broken.get(case.case, ())) for case in found.cases]
     heading = f"{site} ({entry.modality}, {entry.role}): {len(tiles)} cases"
-    path = files.write_bytes(paths.docs_dir / site / "sheet.png", sheet.draw(tiles, roster.organs, heading=heading))
+    path = files.write_bytes(paths.sheet(site), sheet.draw(tiles, roster.organs, heading=heading))
     of_site = [
         f"[{finding['rule']} {finding['action']}] {finding['meaning']}" for finding in _entries(verdict) if not finding["case"]
     ]

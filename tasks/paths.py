@@ -46,6 +46,15 @@ class RunPaths:
         return self.workspace / "reports" / self.cohort / "contract"
 
     @property
+    def contract_stop(self) -> Path:
+        """There while the contract stops the federation: what stopped it."""
+        return self.workspace / "data" / "prepared" / self.cohort / "stopped.json"
+
+    def sheet(self, site: str) -> Path:
+        """Pictures of a site's cases; patient data, which stay where the cases are."""
+        return self.workspace / "data" / "sheets" / self.cohort / f"{site}.png"
+
+    @property
     def run_dir(self) -> Path:
         """Folder of a run's results."""
         return self.workspace / "runs" / self.run

@@ -30,7 +30,7 @@ class Opened:
 
 def open_journal(federation: Federation) -> Opened:
     """Continue the journal of these params, data and code, or start a new one."""
-    from fedsilo.federation import states
+    from fedsilo.federation import rules, states
     from tasks import sites
 
     for site in federation.sites:
@@ -40,6 +40,8 @@ def open_journal(federation: Federation) -> Opened:
             raise ParamsError(
                 f"site {site} takes part in none of {rounds} rounds at a participation of {share}: raise one of them"
             )
+    for round_index in range(federation.params.federate.rounds):
+        rules.refuse_impossible(federation.params.federate.aggregation, len(federation.taking_part(round_index)))
     journal = federation.journal()
     warnings = []
     if journal.open(identity(federation)):
@@ -47,7 +49,7 @@ def open_journal(federation: Federation) -> Opened:
     point = journal.resume_point(federation.params.federate.rounds)
     warnings.extend(f"checkpoint refused, falling back to the last good one: {reason}" for reason in point.refused)
     if point.round_index == 0:
-        journal.write_server(states.snapshot(build_network(federation)), 0, weights={}, update_norms={}, latent_sizes={})
+        journal.write_server(states.snapshot(build_network(federation)), 0)
     return Opened(point.round_index, tuple(warnings))
 
 
@@ -71,10 +73,17 @@ def aggregate(federation: Federation, round_index: int) -> tuple[list[SiteUpdate
             roles=roles,
         )
     weights, sizes = _weigh(federation, received, journal.server_record(round_index).latent_sizes)
-    state, record = aggregation.step(server, received, weights=weights, roles=roles)
-    journal.write_server(state, round_index + 1, weights=record.weights, update_norms=record.delta_norms, latent_sizes=sizes)
+    made = aggregation.step(
+        server,
+        received,
+        weights=weights,
+        roles=roles,
+        params=federation.params.federate.aggregation,
+        moments=journal.read_moments(round_index),
+    )
+    journal.write_server(made.state, round_index + 1, made=made.record, moments=made.moments, latent_sizes=sizes)
     journal.prune(round_index + 1)
-    return received, record
+    return received, made.record
 
 
 def _weigh(

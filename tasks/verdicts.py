@@ -2,11 +2,19 @@
 
 from fedsilo import files
 from fedsilo.cohort.roster import Roster
+from fedsilo.errors import ContractError
 from tasks.paths import RunPaths
 
 
 def standing(roster: Roster, paths: RunPaths) -> Roster:
-    """Leave out the sites that the data contract stopped."""
+    """Leave out the sites that the data contract stopped.
+
+    Raises:
+        ContractError: It stopped the federation.
+    """
+    if paths.contract_stop.is_file():
+        findings = files.read_json(paths.contract_stop)["findings"]
+        raise ContractError(f"the data contract stopped {roster.name}; run flows.prepare once this is mended: {findings}")
     stopped = set()
     for site in roster.sites:
         verdict = paths.prepared_site(site.name) / "contract.json"

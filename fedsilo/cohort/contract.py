@@ -101,16 +101,7 @@ def _of_files() -> tuple[Rule, ...]:
     return (
         Rule("F1", "readable", "quarantine", "a file cannot be read", "restore the file", "", 1, 1, shown="problem"),
         Rule("F1", "has_label", "quarantine", "label is missing", "add it to labelsTr or remove the image", "", 1, 1),
-        Rule(
-            "F2",
-            "num_unmeasured",
-            "quarantine",
-            "facts that cannot be measured",
-            "export the image and its label again",
-            "readable",
-            0,
-            0,
-        ),
+        Rule("F2", "num_unmeasured", "quarantine", "facts that cannot be measured", "export the case again", "readable", 0, 0),
         Rule(
             "F3",
             "extra_channels",
@@ -264,6 +255,26 @@ def _of_copies() -> Iterator[Rule]:
 def quarantined(findings: Sequence[Finding]) -> frozenset[str]:
     """Name the cases of one site that are left out."""
     return frozenset(finding.case for finding in findings if finding.action == "quarantine")
+
+
+def of_folder(site: str, problem: str) -> Finding:
+    """Say that a site's folder cannot be used: rule F4.
+
+    Args:
+        site: Its name.
+        problem: What is wrong with it.
+    """
+    return Finding(
+        rule="F4",
+        action="stop site",
+        site=site,
+        case="",
+        field="folder",
+        meaning="the folder cannot be used",
+        expected="images, labels and dataset.json in the nnU-Net raw layout",
+        got=problem,
+        fix="mend what 'got' names",
+    )
 
 
 def of_site(facts: Sequence[Facts], left_out: frozenset[str], bounds: ContractParams, *, site: str, role: str) -> list[Finding]:

@@ -1,5 +1,6 @@
 """Measured facts: one row a case, written before any contract check and kept at the site."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -173,9 +174,9 @@ def write(rows: Sequence[Facts], organs: Sequence[str], path: Path) -> Path:
 
 
 def to_json(row: Facts) -> dict[str, object]:
-    """Write facts as JSON values."""
-    return {name: getattr(row, name) for name in OF_CASE} | {
-        "organs": {organ: vars(found) for organ, found in row.organs.items()},
+    """Write facts as JSON values; a number that is none, as of voxels beyond all bounds, is missing."""
+    return {name: _finite(getattr(row, name)) for name in OF_CASE} | {
+        "organs": {organ: {name: _finite(value) for name, value in vars(found).items()} for organ, found in row.organs.items()},
         "foreground_hu": [list(pair) for pair in row.foreground_hu],
     }
 
@@ -185,3 +186,7 @@ def from_json(content: Mapping[str, Any]) -> Facts:
     organs = {organ: OrganFacts(**found) for organ, found in content["organs"].items()}
     foreground = tuple((int(value), int(count)) for value, count in content["foreground_hu"])
     return Facts(**{**content, "organs": organs, "foreground_hu": foreground})
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

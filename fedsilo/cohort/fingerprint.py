@@ -158,18 +158,18 @@ def plan(fingerprint: Fingerprint) -> Plan:
         Isensee et al., nnU-Net, Nature Methods 2021, and the planner of its version 2. Deviation: percentiles are read off
         histograms of bins of 0.05 mm, a voxel and 1 HU, so they are exact to half a bin, and over all voxels, not a sample.
     """
-    spacing = [(_percentile(histogram, 50) + 0.5) * SPACING_BIN_MM for histogram in fingerprint.spacing]
-    shape = [_percentile(histogram, 50) for histogram in fingerprint.shape]
+    spacing = [(_median(histogram) + 0.5) * SPACING_BIN_MM for histogram in fingerprint.spacing]
+    shape = [_median(histogram) for histogram in fingerprint.shape]
     coarse = int(numpy.argmax(spacing))
     others = [axis for axis in range(3) if axis != coarse]
     finest = max(spacing[axis] for axis in others)
     if spacing[coarse] > ANISOTROPY * finest and shape[coarse] * ANISOTROPY < min(shape[axis] for axis in others):
         tenth = (_percentile(fingerprint.spacing[coarse], COARSE_PERCENTILE) + 0.5) * SPACING_BIN_MM
         target = max(tenth, finest + SPACING_BIN_MM)
-        shape[coarse] = round(shape[coarse] * spacing[coarse] / target)
+        shape[coarse] *= spacing[coarse] / target
         spacing[coarse] = target
     clip, mean, std = _normalisation(fingerprint.foreground) if fingerprint.num_foreground else (None, None, None)
-    return Plan((spacing[0], spacing[1], spacing[2]), (int(shape[0]), int(shape[1]), int(shape[2])), clip, mean, std)
+    return Plan((spacing[0], spacing[1], spacing[2]), (round(shape[0]), round(shape[1]), round(shape[2])), clip, mean, std)
 
 
 def _normalisation(foreground: Float[NDArray[numpy.float64], "4096"]) -> tuple[tuple[float, float], float, float]:
@@ -201,6 +201,16 @@ def _sum(histograms: Iterable[Histogram]) -> Histogram:
 
 def _median_only(histogram: Histogram) -> Histogram:
     return {_percentile(histogram, 50): sum(histogram.values())}
+
+
+def _median(histogram: Histogram) -> float:
+    """Give the mean of the two middle cases' bins, which are one bin if their number is odd."""
+    half = sum(histogram.values()) / 2
+    seen = numpy.cumsum([histogram[number] for number in sorted(histogram)])
+    bins = sorted(histogram)
+    lower = bins[int(numpy.searchsorted(seen, half - 1e-9))]
+    upper = bins[int(numpy.searchsorted(seen, half + 1e-9))]
+    return (lower + upper) / 2
 
 
 def _percentile(histogram: Histogram, percent: float) -> int:

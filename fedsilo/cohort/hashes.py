@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
+from typing import Any
 
 import numpy
 from jaxtyping import Float
@@ -27,10 +28,11 @@ BAND_BITS = 16
 
 def content_hash(array_zyx: NDArray[numpy.generic], spacing_zyx: tuple[float, ...] | None) -> str:
     """Hash what an image shows: shape, spacing to 1e-3 mm and float32 voxels on (c, z, y, x); not how the file stores it."""
-    voxels = numpy.ascontiguousarray(array_zyx, dtype="<f4")
     spacing = "pixel" if spacing_zyx is None else "|".join(f"{edge:.3f}" for edge in spacing_zyx)
-    digest = hashlib.sha256(f"{voxels.shape}/{spacing}/".encode())
-    digest.update(voxels.tobytes())
+    digest = hashlib.sha256(f"{array_zyx.shape}/{spacing}/".encode())
+    for channel in array_zyx:
+        for plane in channel:  # slice by slice, so that memory holds no second volume
+            digest.update(numpy.ascontiguousarray(plane, dtype="<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -50,11 +52,11 @@ def near_hash(array_zyx: NDArray[numpy.generic]) -> str:
     Reference:
         Ours; bits by comparison with neighbours after Krawetz, "Kind of like that" (dHash), 2013.
     """
-    values = numpy.nan_to_num(numpy.asarray(array_zyx, numpy.float64), posinf=0, neginf=0).mean(axis=0)
+    values = _finite(array_zyx[0] if len(array_zyx) == 1 else _finite(array_zyx).astype(numpy.float64).mean(axis=0))
     low, high = numpy.percentile(values, WINDOW)
     if not high > low:
         return ""
-    cells = shrink(numpy.clip(values, low, high))
+    cells = shrink(values, (float(low), float(high)))
     filled = cells > low + EMPTY_SHARE * (high - low)
     ranks = numpy.zeros_like(cells)
     ranks[filled] = FIRST_RANK + (1 - FIRST_RANK) * _ranks(cells[filled])
@@ -106,12 +108,25 @@ def keyed_bands(near: str, key: bytes) -> tuple[str, ...]:
     return tuple(keyed(f"{index}/{len(near)}/{piece}", key)[:16] for index, piece in enumerate(pieces))
 
 
-def shrink(array: Float[NDArray[numpy.float64], "z y x"]) -> Float[NDArray[numpy.float64], "k j i"]:
-    """Average an array to a grid of the same size for all; cells cut voxels where edges do not divide."""
+def shrink(array: NDArray[numpy.generic], window: tuple[float, float]) -> Float[NDArray[numpy.float64], "k j i"]:
+    """Clip an array and average it to a grid of the same size for all; cells cut voxels where edges do not divide.
+
+    Slice by slice along the first axis, so that memory holds no second volume.
+    """
     axes = [axis for axis, edge in enumerate(array.shape) if edge > 1]
-    for axis in axes:
-        array = numpy.moveaxis(_cell_means(numpy.moveaxis(array, axis, 0), GRIDS[len(axes)]), 0, axis)
-    return array
+    planes = []
+    for plane in array:
+        small = numpy.clip(plane.astype(numpy.float64), *window)
+        for axis in (axis - 1 for axis in axes if axis > 0):
+            small = numpy.moveaxis(_cell_means(numpy.moveaxis(small, axis, 0), GRIDS[len(axes)]), 0, axis)
+        planes.append(small)
+    shrunk = numpy.stack(planes)
+    return _cell_means(shrunk, GRIDS[len(axes)]) if 0 in axes else shrunk
+
+
+def _finite(array: NDArray[numpy.generic]) -> NDArray[Any]:
+    """Put zeros in the place of what is no number."""
+    return numpy.nan_to_num(array, posinf=0, neginf=0) if array.dtype.kind == "f" else array
 
 
 def _cell_means(array: NDArray[numpy.float64], cells: int) -> NDArray[numpy.float64]:

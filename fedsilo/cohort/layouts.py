@@ -6,13 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy
 from numpy.typing import NDArray
 
 from fedsilo import files
+from fedsilo.cohort import privacy
 from fedsilo.cohort.roster import BACKGROUND, Vocabulary
 from fedsilo.errors import DataError
+from fedsilo.types import Split
 
 ENDINGS = (".nii.gz", ".nii", ".png")
 CASE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
@@ -24,8 +27,8 @@ class SourceCase:
     """A case as a site stores it.
 
     Attributes:
-        case: Unique within the site.
-        patient: From patients.csv; the case's own name without that file.
+        case: Unique within the site; a hash of a name that may be a person's.
+        patient: From patients.csv; the case's own name without that file. Hidden in the same way.
         image_paths: One a channel, in order.
         label_path: None where the file is missing.
     """
@@ -44,11 +47,15 @@ class SiteCases:
         cases: Sorted by name.
         labels: Source name -> source value, as in dataset.json.
         has_patients: Whether patients.csv says who is who; without it each case counts as a patient.
+        splits: Of cases whose patients splits.csv puts in one.
+        namespace: Fingerprint of the key under which flows.ingest renamed patients; empty of a site that it did not import.
     """
 
     cases: tuple[SourceCase, ...]
     labels: Mapping[str, int]
     has_patients: bool
+    splits: Mapping[str, Split]
+    namespace: str
 
 
 @dataclass(frozen=True)
@@ -92,26 +99,32 @@ def find_cases(folder: Path, site: str) -> SiteCases:
         raise DataError(f"site {site}: no image *_0000{ending} in {folder / 'imagesTr'}")
     orphans = sorted(labels.keys() - images.keys())
     if orphans:
-        raise DataError(f"site {site}: label {orphans[0]} in {folder / 'labelsTr'} has no image")
+        raise DataError(f"site {site}: label {privacy.shown(orphans[0])} in {folder / 'labelsTr'} has no image")
     for case, paths in images.items():
         if not CASE_NAME.match(case):
-            raise DataError(f"site {site}: case name {case!r} is not allowed; use A-Z, a-z, 0-9, dot, _ and -")
+            raise DataError(f"site {site}: case name {privacy.shown(case)!r} is not allowed; use A-Z, a-z, 0-9, dot, _ and -")
         if len(paths) != num_channels or sorted(paths) != list(range(num_channels)):
-            raise DataError(f"site {site}: case {case}: expected {num_channels} channels from 0000 on, got {sorted(paths)}")
+            raise DataError(
+                f"site {site}: case {privacy.shown(case)}: expected {num_channels} channels from 0000 on, got {sorted(paths)}"
+            )
     patients = _patients(folder / "patients.csv", site)
     missing = sorted(images.keys() - patients.keys()) if patients is not None else []
     if missing:
-        raise DataError(f"site {site}: patients.csv does not name case {missing[0]}")
+        raise DataError(f"site {site}: patients.csv does not name case {privacy.shown(missing[0])}")
     cases = tuple(
         SourceCase(
-            case=case,
-            patient=case if patients is None else patients[case],
+            case=privacy.shown(case),
+            patient=privacy.shown(case if patients is None else patients[case]),
             image_paths=tuple(paths[channel] for channel in sorted(paths)),
             label_path=labels.get(case),
         )
         for case, paths in sorted(images.items())
     )
-    return SiteCases(cases, _labels(description.get("labels"), site), patients is not None)
+    by_patient = _splits(folder / "splits.csv", site)
+    splits = {case.case: by_patient[case.patient] for case in cases if case.patient in by_patient}
+    imported = folder / "manifest.json"
+    namespace = str(files.read_json(imported).get("key_fingerprint", "")) if imported.is_file() else ""
+    return SiteCases(cases, _labels(description.get("labels"), site), patients is not None, splits, namespace)
 
 
 def harmonise(labels: Mapping[str, int], roster: Vocabulary, site: str) -> LabelMap:
@@ -170,18 +183,37 @@ def _patients(path: Path, site: str) -> dict[str, str] | None:
     """Read case -> patient; None without the file."""
     if not path.is_file():
         return None
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"site {site}: cannot read {path}: {error}") from error
+    rows = _rows(path, site)
     if any(not row.get("case") or not row.get("patient") for row in rows):
         raise DataError(f"site {site}: {path} needs the columns case and patient, both filled in every row")
     patients: dict[str, str] = {}
     for row in rows:
         if patients.setdefault(row["case"], row["patient"]) != row["patient"]:
-            raise DataError(f"site {site}: {path} gives case {row['case']} two patients")
+            raise DataError(f"site {site}: {path} gives case {privacy.shown(row['case'])} two patients")
     return patients
+
+
+def _splits(path: Path, site: str) -> dict[str, Split]:
+    """Read patient -> split; empty without the file. Patients who are not there are no error."""
+    if not path.is_file():
+        return {}
+    splits: dict[str, Split] = {}
+    for row in _rows(path, site):
+        patient, split = row.get("patient", ""), row.get("split", "")
+        if not patient or split not in get_args(Split):
+            raise DataError(f"site {site}: {path} needs the columns patient and split, with one of {', '.join(get_args(Split))}")
+        if splits.setdefault(privacy.shown(patient), split) != split:  # type: ignore[arg-type]  # one of the three
+            raise DataError(f"site {site}: {path} gives patient {privacy.shown(patient)} two splits")
+    return splits
+
+
+def _rows(path: Path, site: str) -> list[dict[str, str]]:
+    """Read a table, blanks around cells removed."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            return [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(handle)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"site {site}: cannot read {path}: {error}") from error
 
 
 def _labels(content: object, site: str) -> dict[str, int]:

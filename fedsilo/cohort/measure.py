@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy
@@ -18,6 +19,10 @@ PERCENTILES = (0.5, 50, 99.5)
 MAX_LISTED = 8
 MM3_A_ML = 1000
 MAX_8BIT = 255
+LOWEST_RATIO = -1e6
+PART = 2**22
+"""Voxels that are counted at once."""
+
 OF_IMAGE = (
     *("geometry", "ndim", "shape_z", "shape_y", "shape_x", "num_channels", "p00_5", "p50", "p99_5", "std"),
     *("num_nonfinite", "num_unique", "frac_zero", "frac_at_min", "content_hash", "near_hash"),
@@ -43,12 +48,20 @@ def measure(source: SourceCase, label_map: LabelMap, *, roster: Roster, site: Si
     )
     try:
         image, label, made = repairs.read(source, fix=fix)
+        with numpy.errstate(over="ignore", invalid="ignore"):  # F2 names what voxels beyond all bounds leave unmeasured
+            measured = _of_image(replace(unmeasured, readable=True, repairs=SEPARATOR.join(made)), image, source)
+            if label is not None:
+                measured = _of_label(measured, image, label, label_map, organs=roster.organs)
     except DataError as error:
-        return replace(unmeasured, problem=str(error))
-    measured = _of_image(replace(unmeasured, readable=True, repairs=SEPARATOR.join(made)), image, source)
-    if label is not None:
-        measured = _of_label(measured, image, label, label_map, organs=roster.organs)
+        return replace(unmeasured, problem=privacy.nameless(str(error), _paths(source)))
+    except MemoryError:
+        return replace(unmeasured, problem=f"case {source.case} does not fit into the memory of this machine")
     return replace(measured, num_unmeasured=_num_unmeasured(measured))
+
+
+def _paths(source: SourceCase) -> tuple[Path, ...]:
+    """List a case's files."""
+    return (*source.image_paths, *filter(None, [source.label_path]))
 
 
 def _of_image(facts: Facts, image: Image, source: SourceCase) -> Facts:
@@ -57,9 +70,10 @@ def _of_image(facts: Facts, image: Image, source: SourceCase) -> Facts:
     finite = zyx[numpy.isfinite(zyx)] if zyx.dtype.kind == "f" else zyx.reshape(-1)
     ordered = numpy.sort(finite, axis=None)
     low, middle, high = _percentiles(ordered) if ordered.size else (None, None, None)
+    mean, std = _moments(ordered) if ordered.size else (None, None)
     spacing = image.spacing_zyx or (None, None, None)
     is_nifti = image.affine is not None
-    traces = privacy.of_case(source.case, source.patient, (*source.image_paths, *filter(None, [source.label_path])))
+    traces = privacy.of_case(source.case, source.patient, _paths(source))
     return replace(
         facts,
         geometry="mm" if is_nifti else "pixel",
@@ -88,13 +102,13 @@ def _of_image(facts: Facts, image: Image, source: SourceCase) -> Facts:
         p50=middle,
         p99_5=high,
         maximum=float(ordered[-1]) if ordered.size else None,
-        mean=float(ordered.mean(dtype=numpy.float64)) if ordered.size else None,
-        std=float(ordered.std(dtype=numpy.float64)) if ordered.size else None,
+        mean=mean,
+        std=std,
         num_nonfinite=int(zyx.size - ordered.size),
         num_unique=int(numpy.count_nonzero(ordered[1:] != ordered[:-1])) + 1 if ordered.size else 0,
         frac_zero=float(numpy.count_nonzero(zyx == 0) / zyx.size),
         frac_at_min=float(numpy.searchsorted(ordered, ordered[0], side="right") / ordered.size) if ordered.size else None,
-        low_ratio=None if low is None or high is None else low / high if high > 0 else 0.0 if low >= 0 else -numpy.inf,
+        low_ratio=None if low is None or high is None else _ratio(low, high),
         is_8bit=bool(ordered.size and ordered[0] >= 0 and ordered[-1] <= MAX_8BIT and (ordered == numpy.round(ordered)).all()),
         content_hash=hashes.content_hash(zyx, image.spacing_zyx),
         near_hash=hashes.near_hash(zyx),
@@ -102,6 +116,21 @@ def _of_image(facts: Facts, image: Image, source: SourceCase) -> Facts:
         phi_kinds=SEPARATOR.join(sorted({trace.kind for trace in traces})),
         num_traces=len(traces),
     )
+
+
+def _ratio(low: float, high: float) -> float:
+    """Divide the low end of intensities by the high one; as negative as can be where all are negative."""
+    if high > 0:
+        return max(low / high, LOWEST_RATIO)
+    return 0.0 if low >= 0 else LOWEST_RATIO
+
+
+def _moments(ordered: NDArray[numpy.generic]) -> tuple[float, float]:
+    """Give mean and standard deviation, part by part, so that memory holds no second volume."""
+    parts = [ordered[start : start + PART] for start in range(0, ordered.size, PART)]
+    mean = sum(float(part.sum(dtype=numpy.float64)) for part in parts) / ordered.size
+    squares = sum(float(((part.astype(numpy.float64) - mean) ** 2).sum()) for part in parts)
+    return mean, float(numpy.sqrt(squares / ordered.size))
 
 
 def _percentiles(ordered: NDArray[numpy.generic]) -> tuple[float, ...]:

@@ -86,7 +86,9 @@ def draw(tiles: Sequence[Tile], organs: Sequence[str], *, heading: str) -> bytes
             continue
         low, high = numpy.percentile(shown.image, GREY_PERCENTILES)
         axes.imshow(shown.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=shown.aspect, interpolation="nearest")
-        for value in [] if shown.labels is None else [value for value in numpy.unique(shown.labels) if value > 0]:
+        if shown.labels is None or min(shown.labels.shape) == 1:  # a line of voxels has no outline
+            continue
+        for value in [value for value in numpy.unique(shown.labels) if value > 0]:
             axes.contour(shown.labels == value, levels=[0.5], colors=[_colour(int(value))], linewidths=0.9)
     handles = [Line2D([], [], color=_colour(value), label=organ) for value, organ in enumerate(organs) if value > 0]
     canvas.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=8, frameon=False)

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fedsilo.cohort import hashes
+from fedsilo.cohort import fingerprint, hashes
 from fedsilo.cohort.contract import Action, Finding
 from fedsilo.cohort.facts import SEPARATOR, Facts
 from fedsilo.cohort.roster import Roster
 from fedsilo.params import ContractParams
 
 Key = TypeVar("Key", str, int)
+
+PREFERRED_UNIT = {"CT": "hu"}
+"""Where as many sites say one as the other."""
 
 SPACING_BIN_MM = 0.05
 MAX_RATIO = 4
@@ -48,10 +51,11 @@ class SiteSummary:
         num_patients: Of these.
         annotated: Organs that it labels, by name.
         geometries: Cases in mm and in pixels.
-        axcodes: Cases by the orientation of their files.
-        spacing: Along z, y and x: cases by spacing, in bins of 0.05 mm named by their number.
+        spacing: Along z, y and x: cases by spacing, in numbered bins of 0.05 mm; of few cases the median's bin alone.
         quarantined: Cases left out, by rule.
         digests: Of its images, sorted.
+        patients: Their names under the sites' key with the split of each, sorted; only of a site whose patients flows.ingest
+            renamed, as numbers that two hospitals give by themselves mean nothing together.
     """
 
     site: str
@@ -62,13 +66,15 @@ class SiteSummary:
     num_patients: int
     annotated: tuple[str, ...]
     geometries: Mapping[str, int]
-    axcodes: Mapping[str, int]
     spacing: tuple[Mapping[int, int], Mapping[int, int], Mapping[int, int]]
     quarantined: Mapping[str, int]
     digests: tuple[Digest, ...]
+    patients: tuple[tuple[str, str], ...]
 
 
-def summarise(rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Roster, site: str, key: bytes) -> SiteSummary:
+def summarise(
+    rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Roster, site: str, key: bytes, namespace: str
+) -> SiteSummary:
     """Sum up a site's cases, quarantined ones left out.
 
     Args:
@@ -77,6 +83,7 @@ def summarise(rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Ros
         roster: The cohort.
         site: The site's name.
         key: That the sites share and the server lacks.
+        namespace: Of its patients' names, as of ``SiteCases``; empty if they are its own.
     """
     entry = roster.site(site)
     first: dict[str, str] = {}
@@ -86,7 +93,7 @@ def summarise(rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Ros
     kept = [row for row in rows if row.case not in first]
     values = sorted({int(value) for row in kept for value in (row.annotated or "").split(SEPARATOR) if value})
     spacing = tuple(
-        _counts(_bin(getattr(row, f"spacing_{axis}")) for row in kept if getattr(row, f"spacing_{axis}") is not None)
+        _told(_counts(_bin(getattr(row, f"spacing_{axis}")) for row in kept if getattr(row, f"spacing_{axis}") is not None))
         for axis in "zyx"
     )
     digests = [
@@ -103,9 +110,11 @@ def summarise(rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Ros
         num_patients=len({row.patient for row in kept}),
         annotated=tuple(roster.organs[value] for value in values),
         geometries=_counts(str(row.geometry) for row in kept),
-        axcodes=_counts(row.axcodes for row in kept if row.axcodes),
         spacing=(spacing[0], spacing[1], spacing[2]),
         quarantined=_counts(first.values()),
+        patients=tuple(sorted({(hashes.keyed(f"{namespace}/{row.patient}", key), row.split) for row in kept}))
+        if namespace
+        else (),
         digests=tuple(sorted(digests, key=lambda digest: (digest.content, digest.split))),
     )
 
@@ -113,7 +122,7 @@ def summarise(rows: Sequence[Facts], findings: Sequence[Finding], *, roster: Ros
 def between_sites(
     summaries: Sequence[SiteSummary], *, organs: Sequence[str], resampled_z: bool, bounds: ContractParams
 ) -> list[Finding]:
-    """Find what does not fit between sites: rules B2 to B6.
+    """Find what does not fit between sites: rules B2 to B8.
 
     Args:
         summaries: Of all sites that keep the contract by themselves.
@@ -127,15 +136,17 @@ def between_sites(
         *_units(ordered),
         *_grids(ordered, resampled_z=resampled_z),
         *_copies(ordered),
+        *_patients(ordered),
         *_number(ordered, bounds),
     ]
 
 
 def _organs(summaries: Sequence[SiteSummary], organs: Sequence[str]) -> Iterator[Finding]:
     """Every organ is learnt somewhere; what cannot be scored at an outside site is said."""
-    learnt = {organ for summary in summaries if summary.role == "inside" for organ in summary.annotated}
+    inside = [summary for summary in summaries if summary.role == "inside"]
+    learnt = {organ for summary in inside for organ in summary.annotated}
     for organ in organs:
-        if organ not in learnt:
+        if organ not in learnt and inside:  # without any site, B7 says all there is to say
             meaning, fix = f"no inside site annotates {organ}", "take it out of organs in the cohort file, or add a site"
             yield _found("B2", "stop federation", "", "annotated", meaning, expected="at least 1 inside site", got="0", fix=fix)
     for summary in summaries:
@@ -152,7 +163,7 @@ def _units(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
     for modality in sorted({summary.modality for summary in summaries}):
         of_modality = [summary for summary in summaries if summary.modality == modality and summary.geometries.get("mm")]
         counts = Counter(summary.intensity_unit for summary in of_modality)
-        usual = max(sorted(counts), key=lambda unit: counts[unit]) if counts else ""
+        usual = max(counts, key=lambda unit: (counts[unit], unit == PREFERRED_UNIT.get(modality), unit)) if counts else ""
         for summary in of_modality:
             if summary.intensity_unit != usual:
                 meaning, fix = f"{modality} is in another unit than at the other sites", "export it anew, or leave the site out"
@@ -224,6 +235,26 @@ def _copies(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
             yield _found("B6", "warn", second.site, "near_hash", meaning, expected=between, got=f"{len(near)} pairs", fix=fix)
 
 
+def _patients(summaries: Sequence[SiteSummary]) -> Iterator[Finding]:
+    """One patient at two sites whose patients were renamed under one key."""
+    for first, second in itertools.combinations(summaries, 2):
+        known = dict(first.patients)
+        both = [(known[patient], split) for patient, split in second.patients if patient in known]
+        apart = [pair for pair in both if pair[0] != pair[1] or first.role != second.role]
+        if both:
+            meaning = "patients are at another site too" + (", with another use" if apart else "")
+            yield _found(
+                "B8",
+                "stop federation" if apart else "warn",
+                second.site,
+                "patient",
+                meaning,
+                expected=f"a patient at one site only, not at {first.site} too",
+                got=f"{len(both)} patients, {len(apart)} with another use",
+                fix="give them one split in splits.csv of both sites, or take them out of one",
+            )
+
+
 def _leaks(first: SiteSummary, second: SiteSummary, one: Digest, other: Digest) -> bool:
     """Say whether an image that stands at both sites is trained on at one and tested on at the other."""
     return one.split != other.split or first.role != second.role
@@ -253,17 +284,28 @@ def _found(rule: str, action: Action, site: str, field: str, meaning: str, *, ex
     )
 
 
+def _told(histogram: Mapping[int, int]) -> Mapping[int, int]:
+    """Tell the median's bin alone where few cases would be told one by one."""
+    num_cases = sum(histogram.values())
+    return {_middle(histogram): num_cases} if 0 < num_cases < fingerprint.FEWEST_CASES else histogram
+
+
 def _bin(spacing_mm: float) -> int:
     return int(spacing_mm / SPACING_BIN_MM + 1e-9)
 
 
 def _median(histogram: Mapping[int, int]) -> float:
     """Read the median off a histogram: the middle of its bin, in mm."""
+    return (_middle(histogram) + 0.5) * SPACING_BIN_MM
+
+
+def _middle(histogram: Mapping[int, int]) -> int:
+    """Find the bin of the median."""
     half, seen = sum(histogram.values()) / 2, 0
     for number in sorted(histogram):
         seen += histogram[number]
         if seen >= half:
-            return (number + 0.5) * SPACING_BIN_MM
+            return number
     raise AssertionError("an empty histogram has no median")
 
 

@@ -28,8 +28,14 @@ MAX_BYTES_AFTER = 2**16
 """Behind the last voxel, which some tools pad."""
 
 MAX_CHANNEL_DIFFERENCE_MM = 1e-3
-MAX_VOXELS = 2**29
-"""Of a file, by its header: 512 x 512 x 2048. A header that claims more is wrong or hostile; reading it would fill the memory."""
+MAX_BYTES_BEFORE = 2**24
+"""Before the first voxel: the header and its extensions."""
+
+MAX_VOXELS = 2**28
+"""Of a file, by its header: 512 x 512 x 1024. A header that claims more is wrong or hostile; reading it would fill the memory."""
+
+MAX_GZIP_RATIO, SMALL_BYTES = 100, 2**26
+"""An image larger than that is not 100 times smaller when packed, as a file of zeros is; a label may be."""
 
 SQUARE = 1e-5
 """Cosines between axes that float32 headers leave behind."""
@@ -183,7 +189,7 @@ def write_nifti(volume: Volume, path: Path) -> Path:
     return files.write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, *, is_label: bool = False) -> Volume:
     """Read a NIfTI file with its scaling applied; trailing axes of one are dropped.
 
     Raises:
@@ -192,8 +198,16 @@ def read_nifti(path: Path) -> Volume:
     try:
         image = nibabel.load(path)
         _bound(image.shape, path)
+        if image.dataobj.offset > MAX_BYTES_BEFORE:
+            raise DataError(
+                f"cannot use {path}: its voxels start at byte {image.dataobj.offset}, expected {MAX_BYTES_BEFORE} at most"
+            )
+        num_bytes = image.dataobj.offset + _num_bytes(image)
         if path.suffix == GZIP_ENDING:
-            image = type(image).from_bytes(_unpacked(path, num_bytes=image.dataobj.offset + _num_bytes(image)))
+            _unlikely(path, num_bytes, is_label=is_label)
+            image = type(image).from_bytes(_unpacked(path, num_bytes=num_bytes))
+        else:
+            _padding(path, num_bytes)
         array = numpy.asanyarray(image.dataobj)
         affine = numpy.asarray(image.affine, numpy.float64)
     except DataError:
@@ -214,11 +228,18 @@ def read_nifti(path: Path) -> Volume:
 
 
 def affine_conflict_mm(path: Path) -> float | None:
-    """Give the largest entry of the difference between a NIfTI file's two affines; None unless the header sets both."""
+    """Give the largest entry of the difference between a NIfTI file's two affines; None unless the header sets both.
+
+    One that cannot be used differs by as much as can be.
+    """
     header = nibabel.load(path).header
     if not (header["qform_code"] > 0 and header["sform_code"] > 0):
         return None
-    return float(numpy.abs(header.get_qform() - header.get_sform()).max())
+    try:
+        difference = float(numpy.abs(header.get_qform() - header.get_sform()).max())
+    except ValueError:  # the quaternion is none
+        return LARGEST_AFFINE_MM
+    return difference if math.isfinite(difference) else LARGEST_AFFINE_MM
 
 
 def read_png(path: Path, *, is_label: bool = False) -> NDArray[numpy.generic]:
@@ -251,7 +272,7 @@ def read_image(paths: Sequence[Path], *, is_label: bool = False) -> Image:
         stacks = [read_png(path, is_label=is_label)[:, None] for path in paths]
         affines = []
     else:
-        volumes = [read_nifti(path) for path in paths]
+        volumes = [read_nifti(path, is_label=is_label) for path in paths]
         stacks = [volume.array[None] for volume in volumes]
         affines = [volume.affine for volume in volumes]
     for path, stack in zip(paths, stacks, strict=True):
@@ -276,7 +297,30 @@ def _unpacked(path: Path, *, num_bytes: int) -> bytes:
         content = handle.read(num_bytes + MAX_BYTES_AFTER + 1)
     if len(content) > num_bytes + MAX_BYTES_AFTER:
         raise DataError(f"cannot use {path}: more bytes than its header says, expected {num_bytes}")
+    _only_zeros(content[num_bytes:], path)
     return content
+
+
+def _padding(path: Path, num_bytes: int) -> None:
+    """Check what stands behind the voxels of a file that is not packed."""
+    with path.open("rb") as handle:
+        handle.seek(num_bytes)
+        behind = handle.read(MAX_BYTES_AFTER + 1)
+    if len(behind) > MAX_BYTES_AFTER:
+        raise DataError(f"cannot use {path}: more bytes than its header says, expected {num_bytes}")
+    _only_zeros(behind, path)
+
+
+def _only_zeros(behind: bytes, path: Path) -> None:
+    """Refuse text behind the voxels: padding is zeros, and anything else may name a person."""
+    if behind.strip(b"\0"):
+        raise DataError(f"cannot use {path}: {len(behind)} bytes stand behind its voxels and are no padding; export it again")
+
+
+def _unlikely(path: Path, num_bytes: int, *, is_label: bool) -> None:
+    """Refuse a small file that claims to be a large image."""
+    if not is_label and num_bytes > SMALL_BYTES and num_bytes > MAX_GZIP_RATIO * path.stat().st_size:
+        raise DataError(f"cannot use {path}: {path.stat().st_size} bytes that claim to be {num_bytes}; no image packs so well")
 
 
 def _bound(shape: Sequence[int], path: Path) -> None:

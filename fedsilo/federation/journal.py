@@ -4,6 +4,7 @@ Layout of a journal folder::
 
     identity.json                          what the run is made from; another identity starts a new journal
     server/<round>.safetensors, .json      the global state at the start of a round, and how it came about
+    server/<round>.moments.safetensors     of the server's optimiser, if there is one
     sites/<site>/<round>/validation.json   the site's validation Dice of the global state that opened the round
     sites/<site>/<round>/update/           the SiteUpdate: the part that leaves the site
     sites/<site>/<round>/folds/<fold>.safetensors   averages over the site's rounds, `inside` among them; private to the site
@@ -21,8 +22,10 @@ from pathlib import Path
 
 from fedsilo import files
 from fedsilo.errors import CheckpointError, DataError
-from fedsilo.federation import records, states, updates
+from fedsilo.federation import records, server_optimizer, states, updates
+from fedsilo.federation.aggregation import AggregationRecord
 from fedsilo.federation.records import INSIDE, ServerRecord, SiteRecord
+from fedsilo.federation.server_optimizer import Moments
 from fedsilo.tensors import StateDict
 
 KEEP_ROUNDS = 3
@@ -102,19 +105,32 @@ class Journal:
         state: StateDict,
         round_index: int,
         *,
-        weights: Mapping[str, float],
-        update_norms: Mapping[str, float],
-        latent_sizes: Mapping[str, float],
+        made: AggregationRecord | None = None,
+        moments: Moments | None = None,
+        latent_sizes: Mapping[str, float] | None = None,
     ) -> Path:
-        """Store the global state that opens a round, then its record."""
+        """Store the global state that opens a round and the optimiser's moments, then the record.
+
+        Args:
+            state: The global state.
+            round_index: The round.
+            made: How it was made; None of the first.
+            moments: Of the server's optimiser, if there is one.
+            latent_sizes: Smoothed, of weighting latent.
+        """
         path = self.server_path(round_index)
         sha256 = states.save(state, path)
         record = {
             "round": round_index,
             "sha256": sha256,
-            "weights": dict(weights),
-            "update_norms": dict(update_norms),
-            "latent_sizes": dict(latent_sizes),
+            "weights": dict(made.weights) if made else {},
+            "shares": dict(made.shares) if made else {},
+            "update_norms": dict(made.delta_norms) if made else {},
+            "latent_sizes": dict(latent_sizes or {}),
+            "num_steps": moments.num_steps if moments else 0,
+            "moments_sha256": states.save(server_optimizer.to_state(moments), self.server_moments_path(round_index))
+            if moments
+            else None,
         }
         files.write_json(path.with_suffix(".json"), record)
         return path
@@ -127,6 +143,22 @@ class Journal:
         """
         record = self.server_record(round_index)
         return states.load(self.server_path(round_index), record.sha256)
+
+    def server_moments_path(self, round_index: int) -> Path:
+        """Return the file of the server optimiser's moments when a round opens."""
+        return self.folder / "server" / f"{round_index:05d}.moments.safetensors"
+
+    def read_moments(self, round_index: int) -> Moments | None:
+        """Load the moments of the server's optimiser, checked against the record; None if it has none.
+
+        Raises:
+            CheckpointError: Record or moments are missing, cut off or changed.
+        """
+        record = self.server_record(round_index)
+        if record.moments_sha256 is None:
+            return None
+        stored = states.load(self.server_moments_path(round_index), record.moments_sha256)
+        return server_optimizer.from_state(stored, record.num_steps)
 
     def server_record(self, round_index: int) -> ServerRecord:
         """Read how a global state came about.
@@ -255,6 +287,7 @@ class Journal:
         for round_index in range(oldest):
             if round_index != best_global:
                 self.server_path(round_index).unlink(missing_ok=True)
+            self.server_moments_path(round_index).unlink(missing_ok=True)
         for site in self.sites:
             self._prune_site(site, self.turns(site, opened_round), oldest=oldest, best_global=best_global)
 
@@ -281,6 +314,7 @@ class Journal:
     def _check_open(self, round_index: int) -> None:
         """Check all that opening a round needs."""
         self.read_server(round_index)
+        self.read_moments(round_index)
         for earlier in range(round_index):
             self.server_record(earlier)
         if round_index == 0:

@@ -41,13 +41,20 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """A global state: the round it opens, its hash, the weights of the updates it was made from, and their smoothed sizes."""
+    """A global state: the round it opens, its hash, and how it was made.
+
+    ``weights`` of the updates are by size, ``shares`` what the rule made of them; ``latent_sizes`` are smoothed. Of the
+    server's optimiser: ``num_steps`` and ``moments_sha256``; 0 and None without one.
+    """
 
     round_index: int
     sha256: str
     weights: Mapping[str, float]
+    shares: Mapping[str, float]
     update_norms: Mapping[str, float]
     latent_sizes: Mapping[str, float]
+    num_steps: int
+    moments_sha256: str | None
 
 
 def read_site(path: Path) -> SiteRecord:
@@ -75,8 +82,11 @@ def read_server(path: Path) -> ServerRecord:
             round_index=int(str(content["round"])),
             sha256=str(content["sha256"]),
             weights=_numbers(content["weights"]),
+            shares=_numbers(content["shares"]),
             update_norms=_numbers(content["update_norms"]),
             latent_sizes=_numbers(content["latent_sizes"]),
+            num_steps=int(str(content["num_steps"])),
+            moments_sha256=None if content["moments_sha256"] is None else str(content["moments_sha256"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -1,6 +1,7 @@
 """Every operation on a state: taking it out of a network, comparing, averaging, storing."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -134,9 +135,14 @@ def norm(delta: StateDict) -> float:
         >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)})
         5.0
     """
-    flat = [tensor.detach().to(torch.float64).flatten() for tensor in delta.values() if tensor.is_floating_point()]
-    blocks = (tensor[start : start + NORM_BLOCK] for tensor in flat for start in range(0, tensor.numel(), NORM_BLOCK))
-    return math.sqrt(math.fsum(float(block.square().sum()) for block in blocks))
+    sums = (block_sums(tensor) for tensor in delta.values() if tensor.is_floating_point())
+    return math.sqrt(math.fsum(itertools.chain.from_iterable(sums)))
+
+
+def block_sums(tensor: Tensor) -> list[float]:
+    """Return the sums of squares of a tensor's blocks, in float64; their exact sum does not depend on threads."""
+    flat = tensor.detach().to(torch.float64).flatten()
+    return [float(flat[start : start + NORM_BLOCK].square().sum()) for start in range(0, flat.numel(), NORM_BLOCK)]
 
 
 def weighted_average(states: Sequence[StateDict], weights: Sequence[float], roles: Mapping[str, EntryRole]) -> dict[str, Tensor]:

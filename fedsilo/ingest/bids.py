@@ -8,6 +8,7 @@ Reference:
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 from fedsilo.ingest import labels as names
@@ -51,23 +52,23 @@ def find(source: Tree, options: Options) -> SourceSite:
         findings.append(Finding("no label", f"{sum(len(by_entities[one]) for one in lonely)} dseg files belong to no image"))
     cases: list[SourceCase] = []
     values: dict[str, object] = {}
-    seen: dict[tuple[str, ...], str] = {}
+    num_images = Counter(_entities(image["stem"]) for image in images)
     for image in images:
         name, entities = image.string, _entities(image["stem"])
         found = by_entities.get(entities, [])
-        problem = _problem(found, is_repeated=entities in seen)
+        problem = _problem(found, is_repeated=num_images[entities] > 1)
         if problem is None:
             try:
-                values = _merged(values, _table(source, found[0]))
+                declared = _table(source, found[0])
+                values = _merged(values, declared)
             except SourceError as error:
                 problem = Finding(error.kind, error.what)
         if problem is not None:
             private = " ".join((name, *found))
             findings.append(Finding(problem.kind, problem.message, _name(entities), private, left_out=True))
             continue
-        seen[entities] = name
         patient = entities[0]
-        cases.append(SourceCase(_name(entities), patient, (source.path(name),), (source.path(found[0]),)))
+        cases.append(SourceCase(_name(entities), patient, (source.path(name),), (source.path(found[0]),), tuple(declared)))
     if not values:
         raise SourceError(
             "label", f"no image has one label with a dseg.tsv (index, name) beside or above it: {reasons(findings)}"
@@ -97,7 +98,7 @@ def _name(entities: tuple[str, ...]) -> str:
 def _problem(found: list[str], *, is_repeated: bool) -> Finding | None:
     """Say why an image has not exactly one label of its own."""
     if is_repeated:
-        return Finding("several images", "two images have the same entities and would share a label")
+        return Finding("several images", "several images have the same entities and would share a label; leave one of them")
     if not found:
         return Finding("no label", "no dseg file in derivatives has its entities")
     if len(found) > 1:

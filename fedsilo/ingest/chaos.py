@@ -1,8 +1,9 @@
 """The CHAOS challenge: CT/<n>/DICOM_anon and Ground; MR/<n>/T2SPIR/... and MR/<n>/T1DUAL/....
 
 CT and MR are of one hospital and different patients; a site has one modality, so each is a layout of its own, and so are both
-sequences of MR. Masks are PNG files in ``Ground``, taken in order of their names for the slices sorted by file name. The folders,
-and the order of the masks, follow descriptions of the challenge and were **not verified** against the original archive.
+sequences of MR. Masks are PNG files in ``Ground``, as many as slices; both are put in order by the numbers in their names, padded
+or not. Where masks have not the names of their slices, slices' numbers have to follow their places, and masks' have no gap.
+The folders and this order follow descriptions of the challenge and were **not verified** against the original archive.
 
 Values of MR masks are bands: liver (55, 70], right kidney (110, 135], left kidney (175, 200], spleen (240, 255].
 
@@ -11,7 +12,7 @@ Reference:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy
@@ -33,6 +34,7 @@ MR_LABELS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "
 BANDS = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}
 """Value -> lower bound, which is outside, and upper bound, which is inside."""
 FULL = 255
+NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 def matches_ct(source: Tree) -> bool:
@@ -116,19 +118,45 @@ def _content(case: SourceCase, channels: list[tuple[Path, ...]], bands: Mapping[
         if dicom_files.header(path).is_burned_in:
             raise SourceError("burned in", "BurnedInAnnotation is YES: its pixels may show a name")
     volumes = [dicom_series.read(paths) for paths in channels]
-    first, by_name = volumes[0], sorted(channels[0])
+    first = volumes[0]
     if any(numpy.abs(volume.affine - first.affine).max() > pictures.MAX_DIFFERENCE for volume in volumes):
         raise SourceError("geometry", "the phases lie on different grids")
-    if len(case.labels) != len(by_name):
-        raise SourceError("label", f"expected one mask a slice, {len(by_name)}, got {len(case.labels)}")
+    if len(case.labels) != len(channels[0]):
+        raise SourceError("label", f"expected one mask a slice, {len(channels[0])}, got {len(case.labels)}")
     label = numpy.zeros(first.array.shape, numpy.uint8)
-    for path, mask_path in zip(by_name, sorted(case.labels), strict=True):
+    for path, mask_path in _pairs(channels[0], case.labels, first.place_of_file):
         (mask,) = pixels.read(mask_path, is_label=True)
         if mask.T.shape != label.shape[:2]:
             raise SourceError("geometry", f"a mask has {mask.shape[0]} rows and {mask.shape[1]} columns, unlike its slice")
         label[:, :, first.place_of_file[path]] = _by_bands(mask.T, bands)
     findings = tuple(finding for volume in volumes for finding in volume.findings)
     return Content(pictures.same_grid([volume.array for volume in volumes]), label, first.affine, first.affine, findings)
+
+
+def _pairs(slices: Sequence[Path], masks: Sequence[Path], place_of_file: Mapping[Path, int]) -> list[tuple[Path, Path]]:
+    """Give each slice its mask: by name, or by their numbers if these say the same as the slices' places.
+
+    Raises:
+        SourceError: Names have no numbers that put them in order, or it is not sure which mask is whose.
+    """
+    slice_of, mask_of = _by_numbers(slices), _by_numbers(masks)
+    pairs = [(slice_of[number], mask_of[mask]) for number, mask in zip(sorted(slice_of), sorted(mask_of), strict=True)]
+    if all(one.stem == mask.stem for one, mask in pairs):
+        return pairs
+    places = numpy.diff([place_of_file[one] for one, _ in pairs])
+    if not ((places == 1).all() or (places == -1).all()):
+        raise SourceError("label", "the numbers of the slices' files do not follow their places: which mask is whose is not sure")
+    if len({tuple(step) for step in numpy.diff(sorted(mask_of), axis=0).tolist()}) > 1:
+        raise SourceError("label", "the masks are numbered with a gap: which mask is whose is not sure")
+    return pairs
+
+
+def _by_numbers(paths: Sequence[Path]) -> dict[tuple[int, ...], Path]:
+    """Give files by the numbers in their names."""
+    found = {tuple(int(part) for part in NUMBER.findall(path.stem)): path for path in paths}
+    if len(found) < len(paths) or len({len(numbers) for numbers in found}) > 1:
+        raise SourceError("label", "names of slices or masks have no numbers that put them in order")
+    return found
 
 
 def _by_bands(mask: NDArray[numpy.generic], bands: Mapping[int, tuple[int, int]]) -> NDArray[numpy.uint8]:

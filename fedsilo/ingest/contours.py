@@ -6,6 +6,22 @@ import numpy
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
+ROUNDED_DIGITS = 6
+"""Of a voxel, when corners are compared."""
+
+
+def edges(points: Float[NDArray[numpy.float64], "n 2"]) -> frozenset[frozenset[tuple[float, ...]]]:
+    """Tell polygons apart: the edges, by whichever corner a polygon begins and whichever way it goes round.
+
+    Example:
+        >>> square = numpy.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+        >>> edges(square) == edges(numpy.roll(square, 1, axis=0)[::-1]) != edges(square + 1)
+        True
+    """
+    corners = [tuple(corner) for corner in numpy.round(points, ROUNDED_DIGITS).tolist()]
+    pairs = zip(corners, (*corners[1:], corners[0]), strict=True)
+    return frozenset(frozenset(pair) for pair in pairs if pair[0] != pair[1])
+
 
 def fill(points: Float[NDArray[numpy.float64], "n 2"], shape: tuple[int, int]) -> Bool[NDArray[numpy.bool_], "i j"]:
     """Mark the voxels whose centres lie inside a polygon.

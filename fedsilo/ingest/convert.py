@@ -13,6 +13,8 @@ from fedsilo.ingest import silence, voxels, writer
 from fedsilo.ingest.recognise import Layout
 from fedsilo.ingest.source import Content, Finding, SourceCase, SourceError
 
+MAX_EDGE = 32767
+"""Of a volume, in voxels: NIfTI-1 counts them in 16 bits."""
 MAX_AFFINE_DIFFERENCE = 1e-3
 """Largest entry, between image and label; the image's affine is written."""
 
@@ -21,6 +23,8 @@ def convert(
     case: SourceCase, name: str, *, layout: Layout, labels: Mapping[str, int], num_channels: int, folder: Path
 ) -> list[Finding]:
     """Read a case and write its files below a site's folder.
+
+    A fault of ours or of a reader leaves the case out, with a finding that says where in the code, not what stood in the file.
 
     Args:
         case: As the layout found it.
@@ -36,11 +40,18 @@ def convert(
     Raises:
         OutputError: The files cannot be written.
     """
+    path = " ".join(str(path) for path in case.images[:1])
     try:
-        content = checked(_read(case, layout, labels), labels, num_channels)
+        with silence.kept():
+            content = checked(layout.read(case, labels), labels, num_channels)
+            writer.write_case(content, name, folder)
     except SourceError as error:
-        return [Finding(error.kind, error.what, case.case, " ".join(str(path) for path in case.images[:1]), left_out=True)]
-    writer.write_case(content, name, folder)
+        return [Finding(error.kind, error.what, case.case, path, left_out=True)]
+    except FedsiloError:
+        raise
+    except Exception as error:  # a traceback's text may quote the file, which names people
+        writer.discard_case(name, folder)
+        return [Finding("fault", fault(error), case.case, path, left_out=True)]
     return [Finding(finding.kind, finding.message, case.case) for finding in content.findings]
 
 
@@ -48,7 +59,8 @@ def checked(content: Content, labels: Mapping[str, int], num_channels: int) -> C
     """Let a case pass whose channels and label fit together, in the types that are stored.
 
     Raises:
-        SourceError: Channels are missing or too many, shapes or affines differ, or a label's value is not declared.
+        SourceError: Channels are missing or too many, shapes or affines differ, an edge is longer than NIfTI-1 can say, or a
+            label's value is not declared.
     """
     if len(content.channels) != num_channels:
         raise SourceError("channels", f"expected {num_channels} channels, got {len(content.channels)}")
@@ -57,6 +69,8 @@ def checked(content: Content, labels: Mapping[str, int], num_channels: int) -> C
         raise SourceError("geometry", f"the label's shape differs from the image's: expected {shape}, got {content.label.shape}")
     if num_channels * math.prod(shape) > MAX_VOXELS:
         raise SourceError("too large", f"a case of {num_channels} x {math.prod(shape)} voxels; expected at most {MAX_VOXELS}")
+    if content.affine is not None and max(shape) > MAX_EDGE:
+        raise SourceError("too large", f"an edge of {max(shape)} voxels; a NIfTI file holds at most {MAX_EDGE}")
     if content.affine is not None and content.label_affine is not None:
         difference = content.label_affine - content.affine
         worst = float(numpy.abs(difference).max())
@@ -74,21 +88,6 @@ def checked(content: Content, labels: Mapping[str, int], num_channels: int) -> C
         content.label_affine,
         content.findings,
     )
-
-
-def _read(case: SourceCase, layout: Layout, labels: Mapping[str, int]) -> Content:
-    """Read a case; a fault of ours or of a reader becomes a finding that says where in the code, not what stood in the file.
-
-    Raises:
-        SourceError: The case cannot be used.
-    """
-    try:
-        with silence.kept():
-            return layout.read(case, labels)
-    except FedsiloError:
-        raise
-    except Exception as error:  # a traceback's text may quote the file, which names people
-        raise SourceError("fault", fault(error)) from None
 
 
 def fault(error: Exception) -> str:

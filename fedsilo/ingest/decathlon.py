@@ -36,7 +36,7 @@ def find(source: Tree, options: Options) -> SourceSite:  # noqa: ARG001  # the l
     tests = description.get("test")
     if isinstance(tests, list) and tests:
         findings.append(Finding("not imported", f"{len(tests)} images under test have no labels"))
-    cases: dict[str, SourceCase] = {}
+    listed: dict[str, list[SourceCase]] = {}
     entries = description["training"]
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         try:
@@ -44,10 +44,13 @@ def find(source: Tree, options: Options) -> SourceSite:  # noqa: ARG001  # the l
         except SourceError as error:
             findings.append(Finding(error.kind, error.what, f"training[{index}]", left_out=True))
             continue
-        if case.case in cases:
-            findings.append(Finding("several images", "two entries of training have one name", case.case, left_out=True))
-        cases.setdefault(case.case, case)
-    ordered = tuple(cases[name] for name in sorted(cases))
+        listed.setdefault(case.case, []).append(case)
+    for name, found in sorted(listed.items()):
+        if len(found) > 1:
+            what = f"{len(found)} entries of training have one name; which of them is right is not guessed: name each image once"
+            private = " ".join(str(case.images[0]) for case in found)
+            findings.append(Finding("several images", what, name, private, left_out=True))
+    ordered = tuple(found[0] for _, found in sorted(listed.items()) if len(found) == 1)
     return SourceSite(ordered, values, channels, "mm", tuple(findings), modality=names.modality_of(channels))
 
 

@@ -1,7 +1,8 @@
 """DICOM in any tree of folders: a case is a series of CT or MR that a DICOM-SEG or RTSTRUCT file refers to.
 
-Files are known by their magic, not by names. A label belongs to the series that holds the instances it refers to; if it names
-none that is there, to the series it names; otherwise to the only series of its frame of reference. The patient is the PatientID.
+Files are known by their magic, not by names. A label belongs to the series that holds the instances it refers to, or that it
+names. Only one that refers to no image and names no series belongs to the one series of its frame of reference: phases of a
+contrast agent share a frame, and are not each other's images. The patient is the PatientID.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def find(source: Tree, options: Options) -> SourceSite:
         if not all(header.is_removed for header in slices):
             findings.append(Finding("identity", "its headers are not marked as de-identified; none of them is kept", uid))
         paths = tuple(header.path for header in slices)
-        cases.append(SourceCase(uid, slices[0].patient, paths, tuple(header.path for header in labels[uid].files)))
+        drawings = tuple(header.path for header in labels[uid].files)
+        cases.append(SourceCase(uid, slices[0].patient, paths, drawings, labels[uid].organs))
     drawn = [labels[case.case] for case in cases] or list(labels.values())
     organs = sorted({organ for entry in drawn for organ in entry.organs})
     values = names.checked({organ: value for value, organ in enumerate(organs, start=1)})
@@ -73,8 +75,8 @@ def read(case: SourceCase, labels: Mapping[str, int]) -> Content:
         SourceError: The series is no even volume, or the label lies on another grid.
     """
     series = dicom_series.read(case.images)
-    label = dicom_labels.draw(case.labels, series, labels)
-    return Content((series.array,), label, series.affine, series.affine, series.findings)
+    drawn = dicom_labels.draw(case.labels, series, labels)
+    return Content((series.array,), drawn.label, series.affine, series.affine, (*series.findings, *drawn.findings))
 
 
 def _headers(source: Tree) -> tuple[list[Header], list[Finding]]:
@@ -132,7 +134,7 @@ def _target(header: Header, series_of: Mapping[str, str], by_series: Mapping[str
     by_instance = {series_of[uid] for uid in instances if uid in series_of}
     by_name = {uid for uid in series if uid in by_series}
     by_frame = frames.get(frame, set()) if frame else set()
-    for candidates in (by_instance, by_name, by_frame):
+    for candidates in (by_instance, by_name, set[str]() if instances or series else by_frame):
         if len(candidates) == 1:
             return next(iter(candidates))
         if candidates:

@@ -6,6 +6,7 @@ there is empty. Of a FRACTIONAL segment, voxels with at least half of MaximumFra
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import contours, dicom_files, silence
 from fedsilo.ingest.dicom_files import numbers, text
 from fedsilo.ingest.dicom_series import DIRECTION_TOLERANCE, SAME_PLACE_MM, Series
-from fedsilo.ingest.source import SourceError
+from fedsilo.ingest.source import Finding, SourceError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -26,11 +27,15 @@ HALF = 0.5
 PLANE_TOLERANCE = 0.1
 """Of a slice's thickness: how far from it a contour may lie."""
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3."
+"""Begin of SOP classes that are no images: the study that an RTSTRUCT belongs to, performed procedure steps."""
 MAX_FRAME_VOXELS = 4 * MAX_VOXELS
 
 
 def names(path: Path) -> tuple[str, ...]:
     """List the organs that a SEG or RTSTRUCT file draws, as plain names.
+
+    A segment without frames was looked for and is not there; a structure without contours was not drawn.
 
     Raises:
         SourceError: The file cannot be read, or names an organ twice.
@@ -38,8 +43,11 @@ def names(path: Path) -> tuple[str, ...]:
     found = dicom_files.dataset(path)
     try:
         with silence.kept():
-            listed = found.get("SegmentSequence") or found.get("StructureSetROISequence") or ()
-            given = tuple(plain(text(item, "SegmentLabel") or text(item, "ROIName")) for item in listed)
+            given = tuple(plain(text(item, "SegmentLabel")) for item in found.get("SegmentSequence", ()))
+            if not given:
+                drawn = {int(item.ReferencedROINumber) for item in found.get("ROIContourSequence", ()) if _contours(item)}
+                listed = [item for item in found.get("StructureSetROISequence", ()) if int(item.ROINumber) in drawn]
+                given = tuple(plain(text(item, "ROIName")) for item in listed)
     except SourceError:
         raise
     except Exception as error:  # values are parsed when they are asked for, by a dozen types of errors that quote them
@@ -50,7 +58,7 @@ def names(path: Path) -> tuple[str, ...]:
 
 
 def references(path: Path) -> tuple[frozenset[str], frozenset[str], str]:
-    """Give the instances and series that a label file refers to, and its frame of reference.
+    """Give the images and series that a label file refers to, and its frame of reference.
 
     Raises:
         SourceError: The file cannot be read.
@@ -59,18 +67,52 @@ def references(path: Path) -> tuple[frozenset[str], frozenset[str], str]:
     instances, series = set(), set()
     try:
         with silence.kept():
-            for element in found.iterall():
-                if element.keyword == "ReferencedSOPInstanceUID":
-                    instances.add(str(element.value))
-                elif element.keyword == "SeriesInstanceUID":
-                    series.add(str(element.value))
+            for item in _items(found):
+                if not text(item, "ReferencedSOPClassUID").startswith(STUDY_MANAGEMENT):
+                    instances.add(text(item, "ReferencedSOPInstanceUID"))
+                series.add(text(item, "SeriesInstanceUID"))
             frames = [text(item, "FrameOfReferenceUID") for item in found.get("ReferencedFrameOfReferenceSequence", ())]
     except Exception as error:  # values are parsed when they are asked for, by a dozen types of errors
         raise SourceError("unreadable", f"a label file is damaged: {type(error).__name__}") from None
-    return frozenset(instances), frozenset(series), text(found, "FrameOfReferenceUID") or (frames[0] if len(frames) == 1 else "")
+    frame = text(found, "FrameOfReferenceUID") or (frames[0] if len(frames) == 1 else "")
+    return frozenset(instances - {""}), frozenset(series - {""}), frame
 
 
-def draw(paths: Sequence[Path], series: Series, labels: Mapping[str, int]) -> NDArray[numpy.uint16]:
+def _items(found: "Dataset") -> Iterator["Dataset"]:
+    """Give the items of all sequences of a file."""
+    for element in found:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield item
+                yield from _items(item)
+
+
+def _contours(item: "Dataset") -> Sequence["Dataset"]:
+    """Give the contours of a structure; none if it lists them and there is none."""
+    return item.get("ContourSequence") or ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A label on the grid of its series.
+
+    Attributes:
+        label: (i, j, k).
+        findings: Of kinds that leave the case in.
+    """
+
+    label: NDArray[numpy.uint16]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Organ:
+    name: str
+    mask: NDArray[numpy.bool_]
+    findings: tuple[Finding, ...] = ()
+
+
+def draw(paths: Sequence[Path], series: Series, labels: Mapping[str, int]) -> Drawn:
     """Draw the organs of label files on the grid of a series.
 
     Raises:
@@ -78,21 +120,24 @@ def draw(paths: Sequence[Path], series: Series, labels: Mapping[str, int]) -> ND
     """
     label = numpy.zeros(series.array.shape, numpy.uint16)
     drawn: set[str] = set()
+    findings: list[Finding] = []
     for path in paths:
-        for name, mask in _organs(path, series, labels):
+        for organ in _organs(path, series, labels):
+            name = organ.name
             if name in drawn:
                 raise SourceError("several labels", f"{name} is drawn by several label files (readers); leave one of them")
-            if (label[mask] != 0).any():
+            if (label[organ.mask] != 0).any():
                 raise SourceError(
                     "label", f"{name} overlaps another organ; a voxel belongs to one, so correct or drop one of them"
                 )
             drawn.add(name)
-            label[mask] = labels[name]
-    return label
+            label[organ.mask] = labels[name]
+            findings += organ.findings
+    return Drawn(label, tuple(findings))
 
 
-def _organs(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[tuple[str, NDArray[numpy.bool_]]]:
-    """Give each organ of a file that has a value, and its voxels."""
+def _organs(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[_Organ]:
+    """Give each organ of a file that has a value."""
     modality = text(dicom_files.dataset(path, tags=["Modality"]), "Modality")
     try:
         with silence.kept():
@@ -103,7 +148,7 @@ def _organs(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[t
         raise SourceError("unreadable", f"a {modality} file is damaged or incomplete: {type(error).__name__}") from None
 
 
-def _segments(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[tuple[str, NDArray[numpy.bool_]]]:
+def _segments(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[_Organ]:
     """Give the segments of a SEG file."""
     import highdicom
 
@@ -134,7 +179,7 @@ def _segments(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator
                 raise SourceError("label", f"the SEG has two frames of {name} in one place")
             taken.add(place)
             mask[:, :, place] = (frame == number if kind == "LABELMAP" else frame >= threshold).T
-        yield name, mask
+        yield _Organ(name, mask)
 
 
 def _segment_number(group: "Dataset", shared: "Dataset") -> int | None:
@@ -168,20 +213,39 @@ def _place(group: "Dataset", shared: "Dataset", series: Series) -> int:
     return place
 
 
-def _structures(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[tuple[str, NDArray[numpy.bool_]]]:
+def _structures(path: Path, series: Series, labels: Mapping[str, int]) -> Iterator[_Organ]:
     """Give the structures of an RTSTRUCT file."""
     found = dicom_files.dataset(path)
     name_of = {int(item.ROINumber): plain(text(item, "ROIName")) for item in found.StructureSetROISequence}
     to_index = numpy.asarray(numpy.linalg.inv(series.affine_lps), numpy.float64)
     for item in found.get("ROIContourSequence", ()):
-        name = name_of.get(int(item.ReferencedROINumber), "")
-        if name not in labels:
+        name, listed = name_of.get(int(item.ReferencedROINumber), ""), _contours(item)
+        if name not in labels or not listed:
             continue
         mask = numpy.zeros(series.array.shape, numpy.bool_)
-        for contour in item.get("ContourSequence", ()):
+        seen: set[tuple[int, frozenset[frozenset[tuple[float, ...]]]]] = set()
+        for contour in listed:
             place, points = _outline(contour, series, to_index)
-            mask[:, :, place] ^= contours.fill(points, (series.array.shape[0], series.array.shape[1]))
-        yield name, mask
+            outline = place, contours.edges(points)
+            if outline not in seen:  # an outline that is filled twice by even-odd erases itself
+                seen.add(outline)
+                mask[:, :, place] ^= contours.fill(points, (series.array.shape[0], series.array.shape[1]))
+        findings = _gaps(name, {place for place, _ in seen})
+        if len(listed) > len(seen):
+            findings += (Finding("label", f"{name}: {len(listed) - len(seen)} contours are listed twice; each is drawn once"),)
+        yield _Organ(name, mask, findings)
+
+
+def _gaps(name: str, places: set[int]) -> tuple[Finding, ...]:
+    """Say if slices between the first and the last one with a contour have none."""
+    num_missing = max(places) - min(places) + 1 - len(places)
+    if not num_missing:
+        return ()
+    what = (
+        f"{name}: {num_missing} slices between its first and its last contour have none and are background there; look if the "
+        "organ really is in parts, since some tools draw every second slice and leave the others to be interpolated"
+    )
+    return (Finding("slices", what),)
 
 
 def _outline(contour: "Dataset", series: Series, to_index: NDArray[numpy.float64]) -> tuple[int, NDArray[numpy.float64]]:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from fedsilo.cohort.volumes import MAX_VOXELS
 from fedsilo.ingest import dicom_files, silence, voxels
 from fedsilo.ingest.dicom_files import numbers, text
-from fedsilo.ingest.itk import LPS_TO_RAS
-from fedsilo.ingest.nifti import usable
+from fedsilo.ingest.nifti import LPS_TO_RAS, usable
 from fedsilo.ingest.source import Finding, SourceError
 
 if TYPE_CHECKING:
@@ -26,8 +25,9 @@ GAP_TOLERANCE = 1e-3
 """Relative, of the distance between neighbouring slices."""
 DIRECTION_TOLERANCE = 1e-4
 SAME_PLACE_MM = 1e-2
-LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
-"""JPEG baseline and extended, JPEG-LS near-lossless."""
+LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93, 111, 112, 203))
+"""JPEG baseline and extended, JPEG-LS near-lossless; JPEG 2000, its part 2, JPEG XL and HTJ2K where the syntax allows a loss:
+nothing else that a file says of its loss can be relied on."""
 ROW, COLUMN, POSITION = slice(0, 3), slice(3, 6), 3
 
 
@@ -68,8 +68,12 @@ class _Slice:
 def read(paths: Sequence[Path]) -> Series:
     """Read a series.
 
-    Slope and intercept are applied slice by slice. MONOCHROME1 stored values are mirrored within their bits before that. Of
-    slices in one place, equal in every voxel, one is kept.
+    Slope and intercept are applied slice by slice. MONOCHROME1 says how values are shown: it changes nothing in CT, where slope
+    and intercept give HU from what is stored. MR has no unit, so it is taken as it is shown: stored values are mirrored within
+    their bits. Of slices in one place, equal in every voxel, one is kept.
+
+    Reference:
+        DICOM PS3.3, C.7.6.3.1.2 (Photometric Interpretation) and C.11.1 (Modality LUT).
 
     Raises:
         SourceError: Slices are missing, unevenly spaced, of mixed orientation, size or spacing, sheared (gantry tilt) or unequal
@@ -136,7 +140,7 @@ def _headers(paths: Sequence[Path]) -> list[tuple[Path, "Dataset"]]:
         if syntax in LOSSY or (
             syntax.is_transfer_syntax and syntax.is_compressed and text(found, "LossyImageCompression") == "01"
         ):
-            raise SourceError("transfer syntax", f"the pixels are compressed with loss ({name}); export them without")
+            raise SourceError("transfer syntax", f"the pixels are compressed with loss, or may be ({name}); export them without")
         try:
             is_available = not syntax.is_compressed or get_decoder(syntax).is_available
         except (RuntimeError, ValueError):  # unknown or not supported
@@ -225,7 +229,7 @@ def _plane(one: _Slice) -> NDArray[numpy.generic]:
     if interpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise SourceError("voxel type", "expected grey pixels (MONOCHROME1 or MONOCHROME2)")
     values = stored.astype(numpy.float64)
-    if interpretation == "MONOCHROME1":
+    if _is_mirrored(found):
         is_signed = text(found, "PixelRepresentation") == "1"
         values = (-1.0 if is_signed else 2.0 ** int(text(found, "BitsStored")) - 1) - values
     slope = numbers(found, "RescaleSlope", 1)[0] if "RescaleSlope" in found else 1.0
@@ -233,6 +237,11 @@ def _plane(one: _Slice) -> NDArray[numpy.generic]:
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
         raise SourceError("voxel type", f"slope and intercept cannot be used: {slope:g}, {intercept:g}")
     return voxels.scaled(values * slope + intercept).T
+
+
+def _is_mirrored(found: "Dataset") -> bool:
+    """Say whether values are shown with the smallest as white, and have no unit that says otherwise."""
+    return text(found, "PhotometricInterpretation") == "MONOCHROME1" and text(found, "Modality") != "CT"
 
 
 def _stacked(planes: Sequence[NDArray[numpy.generic]]) -> NDArray[numpy.generic]:
@@ -243,6 +252,9 @@ def _stacked(planes: Sequence[NDArray[numpy.generic]]) -> NDArray[numpy.generic]
 
 def _said(slices: Sequence[_Slice]) -> list[Finding]:
     """Say what the headers say of the pixels' past."""
+    said = []
     if any(text(one.found, "LossyImageCompression") == "01" for one in slices):
-        return [Finding("transfer syntax", "the pixels were compressed with loss at some time")]
-    return []
+        said.append(Finding("transfer syntax", "the pixels were compressed with loss at some time"))
+    if any(_is_mirrored(one.found) for one in slices):
+        said.append(Finding("voxel type", "values are shown with the smallest as white (MONOCHROME1); they were mirrored"))
+    return said

@@ -23,15 +23,22 @@ def checked(labels: Mapping[str, object]) -> dict[str, int]:
     if not labels:
         raise SourceError("label", "there are no labels: expected name -> value")
     if any(privacy.traces({"name": str(name)}, free_text=False) for name in labels):
-        raise SourceError("identity", "the name of a label looks like a person's, a date or a number; rename it at the source")
-    for name, value in labels.items():
+        raise SourceError(
+            "identity",
+            "the name of a label looks like a person's, a date or a number; rename it at the source",
+            private=", ".join(str(name) for name in labels),
+        )
+    for place, (name, value) in enumerate(labels.items(), start=1):
+        private = f"{name}: {value}"
         if isinstance(value, list):
-            raise SourceError("label", f"label {name!r} is a region {value}; give each organ a value of its own")
+            raise SourceError("label", f"label {place} of {len(labels)} is a region; give each organ a value of its own", private)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_VALUE:
-            raise SourceError("label", f"label {name!r}: expected a value from 0 to {MAX_VALUE}, got {value!r}")
+            raise SourceError(
+                "label", f"label {place} of {len(labels)} has no whole number: expected a value from 0 to {MAX_VALUE}", private
+            )
     values = {BACKGROUND: 0} | {str(name): int(str(value)) for name, value in labels.items()}
     if len(set(values.values())) < len(values):
-        raise SourceError("label", f"two labels have one value, or {BACKGROUND} is not the name of 0: {values}")
+        raise SourceError("label", f"two labels have one value, or {BACKGROUND} is not the name of 0", private=str(values))
     if values[BACKGROUND] != 0:
         raise SourceError("label", f"{BACKGROUND} must have the value 0, got {values[BACKGROUND]}")
     return values

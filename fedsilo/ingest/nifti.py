@@ -15,17 +15,14 @@ import numpy
 from numpy.typing import NDArray
 
 from fedsilo.cohort.volumes import MAX_VOXELS
-from fedsilo.ingest import silence, voxels
+from fedsilo.ingest import payload, silence, voxels
 from fedsilo.ingest.source import Finding, SourceError
 
 HEADER_BYTES = (348, 540)
 """Of NIfTI-1 and NIfTI-2."""
 MAX_OFFSET_BYTES = 64 << 20
 """Of header extensions."""
-MAX_TRAILING_BYTES = 1 << 20
-"""Of padding after the voxels; more is no NIfTI file of ours."""
-MAX_GZIP_RATIO = 1032
-"""Of deflate, by its format: a shorter file cannot hold what its header claims."""
+LPS_TO_RAS = numpy.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_CONFLICT = 1e-3
 SINGULAR = 1e-9
 """Cubic mm; a voxel is never that small."""
@@ -63,7 +60,7 @@ def read(path: Path, *, max_axes: int = NUM_SPATIAL) -> Loaded:
             header = _header(handle)
             shape, dtype, offset = _layout(header)
             num_bytes = math.prod(shape) * dtype.itemsize
-            if packed and num_bytes > MAX_GZIP_RATIO * path.stat().st_size:
+            if packed and num_bytes > payload.MAX_DEFLATE_RATIO * path.stat().st_size:
                 raise SourceError("unreadable", "the file is cut off: its header claims more voxels than it can hold")
             return _loaded(header, _voxel_bytes(handle, offset, num_bytes), shape, dtype, max_axes)
     except (OSError, EOFError, zlib.error) as error:
@@ -112,12 +109,7 @@ def _voxel_bytes(handle: io.BufferedIOBase, num_skipped: int, num_bytes: int) ->
     """Read the voxels, and to the end of the file for its checksum."""
     if len(handle.read(num_skipped)) < num_skipped:
         raise SourceError("unreadable", "a NIfTI file is cut off before its voxels")
-    content = handle.read(num_bytes)
-    if len(content) < num_bytes:
-        raise SourceError("unreadable", f"a NIfTI file is cut off: expected {num_bytes} bytes of voxels, got {len(content)}")
-    if len(handle.read(MAX_TRAILING_BYTES + 1)) > MAX_TRAILING_BYTES:
-        raise SourceError("unreadable", "a NIfTI file is much longer than its header says")
-    return content
+    return payload.stored(handle, num_bytes, "a NIfTI file")
 
 
 def _loaded(

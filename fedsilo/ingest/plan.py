@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedsilo import files
-from fedsilo.cohort import layouts
 from fedsilo.cohort.roster import Vocabulary
-from fedsilo.ingest import identities, recognise, silence, tree
+from fedsilo.ingest import identities, organs, recognise, silence, tree
 from fedsilo.ingest.source import Finding, Options, SourceCase
 
 SITE = "site.json"
@@ -71,10 +70,12 @@ def survey(
     chosen = recognise.recognise(listed) if layout == recognise.AUTO else recognise.named(layout)
     with silence.kept():
         found = chosen.find(listed, options)
-    layouts.harmonise(found.labels, vocabulary, site)
-    left_out = {finding.case for finding in found.findings if finding.left_out}
-    cases = identities.rename("case", {case.case for case in found.cases} | left_out, key)
-    patients = identities.rename("patient", {case.patient for case in found.cases}, key)
+    known = organs.known(found.labels, vocabulary, site)
+    kept, incomplete = organs.complete(found.cases, found.labels, known, vocabulary)
+    findings = (*listed.findings, *found.findings, *incomplete)
+    left_out = {finding.case for finding in findings if finding.left_out}
+    cases = identities.rename("case", {case.case for case in kept} | left_out, key)
+    patients = identities.rename("patient", {case.patient for case in kept}, key)
     plan = Plan(
         layout=chosen.name,
         labels=dict(found.labels),
@@ -83,11 +84,11 @@ def survey(
         modality=found.modality,
         intensity_unit=found.intensity_unit,
         key_fingerprint=identities.fingerprint(key),
-        patients={cases[case.case]: patients[case.patient] for case in found.cases},
-        findings=(*listed.findings, *found.findings),
+        patients={cases[case.case]: patients[case.patient] for case in kept},
+        findings=findings,
     )
     identities.write_private(folder / SITE, json.dumps(asdict(plan)))
-    for case in found.cases:
+    for case in kept:
         identities.write_private(folder / f"{cases[case.case]}.json", json.dumps(_case_to_json(case)))
     return plan, cases, patients
 

@@ -10,7 +10,7 @@ LOGGERS = ("pydicom", "nibabel", "nibabel.global", "highdicom", "PIL")
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Let nothing of what pydicom, highdicom, nibabel, Pillow and ITK have to say reach a log or terminal.
+    """Let nothing of what pydicom, highdicom, nibabel and Pillow have to say reach a log or terminal.
 
     Nothing is lost: what makes a file unusable raises, and what a header says too much is not passed on.
     """

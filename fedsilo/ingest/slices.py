@@ -4,6 +4,7 @@ FedGIN's files are named CT_s0586_slice_1, MRI_s0168_slice_1; by such a name the
 read, so the way from .npy to .npz is the owner's, on a machine of theirs.
 """
 
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import numpy
 from numpy.typing import NDArray
 
 from fedsilo.ingest import labels as names
-from fedsilo.ingest import nnunet, pictures, tree
+from fedsilo.ingest import nnunet, payload, pictures, tree
 from fedsilo.ingest.source import MAX_PIXELS, Content, Finding, Options, SourceCase, SourceError, SourceSite
 from fedsilo.ingest.tree import Tree
 
@@ -21,7 +22,7 @@ EVIDENCE = ".npz files, and no dataset.json that names an image folder"
 PICKLED_EVIDENCE = ".npy files by names such as CT_s0586_slice_1.npy"
 NAME = re.compile(r"^(?P<modality>CT|MRI?)_(?P<patient>[A-Za-z]*\d+)_slice_\d+$")
 PICKLED = re.compile(r"(^|/)(CT|MRI?)_[^/]*_slice_\d+\.npy$")
-MEMBERS = ("image.npy", "mask.npy")
+ARRAYS = ("image", "mask")
 MAX_HEADER_BYTES = 4096
 MAX_ITEM_BYTES = 8
 WORD_MAX, BYTE_MAX = 65535, 255
@@ -109,34 +110,38 @@ def read(case: SourceCase, labels: Mapping[str, int]) -> Content:  # noqa: ARG00
 
 
 def _arrays(path: Path) -> dict[str, NDArray[numpy.generic]]:
-    """Read both arrays, after what the file claims about them was checked."""
+    """Read both arrays, each after what its own header claims was checked; numpy would take another member for them."""
     try:
         with zipfile.ZipFile(path) as packed:
-            members = {info.filename: info.file_size for info in packed.infolist()}
-            if not members.keys() >= set(MEMBERS):
-                raise SourceError("unreadable", "a .npz file needs the arrays image and mask")
-            for member in MEMBERS:
-                if members[member] > MAX_PIXELS * MAX_ITEM_BYTES + MAX_HEADER_BYTES:
-                    raise SourceError("too large", f"an array claims {members[member]} bytes; expected a slice")
-                with packed.open(member) as handle:
-                    _check_header(handle)  # type: ignore[arg-type]  # a binary file for numpy
-        with numpy.load(path, allow_pickle=False) as opened:
-            return {name: opened[name] for name in ("image", "mask")}
+            found = sorted(info.filename for info in packed.infolist())
+            if found != sorted(f"{name}.npy" for name in ARRAYS):
+                raise SourceError(
+                    "unreadable", f"a .npz file needs the arrays image and mask, and no others; it has {len(found)}"
+                )
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in packed.infolist()):
+                raise SourceError("unreadable", "the arrays of a .npz file are packed otherwise than numpy does")
+            return {name: _array(packed, f"{name}.npy") for name in ARRAYS}
     except SourceError:
         raise
     except Exception as error:  # zip, zlib and numpy raise a dozen unrelated types for one meaning: not readable
         raise SourceError("unreadable", f".npz file is damaged, cut off or pickled: {type(error).__name__}") from None
 
 
-def _check_header(handle: "zipfile.ZipExtFile") -> None:
-    """Refuse an array by its header: objects, text, or more than a slice."""
-    version = numpy.lib.format.read_magic(handle)
-    read_header = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(handle, max_header_size=MAX_HEADER_BYTES)
-    if dtype.kind not in "iufb":
-        raise SourceError("voxel type", f"expected real numbers, got an array of kind {dtype.kind!r}")
-    if numpy.prod([float(edge) for edge in shape]) > MAX_PIXELS:
-        raise SourceError("too large", f"an array claims shape {shape}; expected at most {MAX_PIXELS} pixels")
+def _array(packed: zipfile.ZipFile, member: str) -> NDArray[numpy.generic]:
+    """Read an array; refuse it by its header if it holds objects or text, or is more than a slice."""
+    with packed.open(member) as handle:
+        version = numpy.lib.format.read_magic(handle)
+        read_header = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(handle, max_header_size=MAX_HEADER_BYTES)
+        if dtype.kind not in "iufb" or dtype.itemsize > MAX_ITEM_BYTES:
+            raise SourceError("voxel type", f"expected real numbers of up to 64 bits, got an array of kind {dtype.kind!r}")
+        if min(shape, default=1) < 1:
+            raise SourceError("geometry", f"an array has no pixels: shape {shape}")
+        num_pixels = math.prod(shape)
+        if num_pixels > MAX_PIXELS:
+            raise SourceError("too large", f"an array claims shape {shape}; expected at most {MAX_PIXELS} pixels")
+        content = payload.stored(handle, num_pixels * dtype.itemsize, "an array of a .npz file")
+    return numpy.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _words(image: NDArray[numpy.generic]) -> tuple[NDArray[numpy.generic], bool]:

@@ -43,13 +43,17 @@ MAX_PIXELS = 1 << 26
 
 
 class SourceError(DataError):
-    """A case, or a whole source, cannot be imported; ``kind`` says what it is about, the message quotes nothing of the source."""
+    """A case, or a whole source, cannot be imported; ``kind`` says what it is about, the message quotes nothing of the source.
 
-    def __init__(self, kind: Kind, what: str) -> None:
-        """Keep the kind beside the message; both are arguments, so that the error survives a process border."""
-        super().__init__(kind, what)
+    What of the source it is about is ``private``, for the file beside the key.
+    """
+
+    def __init__(self, kind: Kind, what: str, private: str = "") -> None:
+        """Keep the kind beside the message; all are arguments, so that the error survives a process border."""
+        super().__init__(kind, what, private)
         self.kind = kind
         self.what = what
+        self.private = private
 
     def __str__(self) -> str:
         """Give the message alone."""
@@ -102,12 +106,14 @@ class SourceCase:
         patient: The same of the patient.
         images: Files of the image: one a channel, one with all channels, or the slices of a series, as the layout has it.
         labels: Files of its label.
+        organs: Names that its label declares, drawn or found absent; None if the site's labels are declared for all cases.
     """
 
     case: str
     patient: str
     images: tuple[Path, ...]
     labels: tuple[Path, ...]
+    organs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

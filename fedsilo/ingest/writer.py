@@ -38,6 +38,12 @@ def write_case(content: Content, name: str, folder: Path) -> None:
     _write(content.label, content.affine, folder / "labelsTr" / f"{name}{ending}")
 
 
+def discard_case(name: str, folder: Path) -> None:
+    """Remove what was written of a case."""
+    for written in (*(folder / "imagesTr").glob(f"{name}_*"), *(folder / "labelsTr").glob(f"{name}.*")):
+        written.unlink()
+
+
 def describe(
     folder: Path, *, site: str, labels: Mapping[str, int], channels: Sequence[str], geometry: str, patients: Mapping[str, str]
 ) -> None:

@@ -10,6 +10,7 @@ from fedsilo.errors import StateMismatchError, UpdateRefusedError
 from fedsilo.federation import aggregation, states
 from fedsilo.federation.aggregation import site_weights
 from fedsilo.federation.updates import SiteUpdate
+from tests.aggregation_settings import aggregation_params
 
 ROLES = {
     "layer.weight": "parameter",
@@ -28,7 +29,9 @@ fast = settings(deadline=None, max_examples=40)
 
 
 def step(server, updates, *, weighting, roles):
-    return aggregation.step(server, updates, weights=aggregation.site_weights(updates, weighting), roles=roles)
+    weights = aggregation.site_weights(updates, weighting)
+    made = aggregation.step(server, updates, weights=weights, roles=roles, params=aggregation_params())
+    return made.state, made.record
 
 
 def make_state(seed, dtype=torch.float64):

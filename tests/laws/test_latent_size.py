@@ -15,6 +15,7 @@ from fedsilo.federation.updates import SiteUpdate
 from fedsilo.segmentation import latent_size
 from fedsilo.segmentation.latent_size import LatentSize
 from fedsilo.segmentation.learned_gin import HistFlow
+from tests.aggregation_settings import aggregation_params
 
 
 def normal(count, *, seed=0, scale=1.0, shift=0.0):
@@ -189,4 +190,10 @@ def test_a_site_without_a_size_cannot_be_weighted_by_it(size):
 @pytest.mark.parametrize("weights", [{"a": 0.5}, {"a": 0.5, "c": 0.5}, {"a": 0.5, "b": 0.6}])
 def test_a_step_refuses_weights_of_other_sites_or_another_sum(weights):
     with pytest.raises(ValueError, match="cannot weigh"):
-        aggregation.step({"w": torch.zeros(2)}, [update("a", 1.0), update("b", 1.0)], weights=weights, roles={"w": "parameter"})
+        aggregation.step(
+            {"w": torch.zeros(2)},
+            [update("a", 1.0), update("b", 1.0)],
+            weights=weights,
+            roles={"w": "parameter"},
+            params=aggregation_params(),
+        )

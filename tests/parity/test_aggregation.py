@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from fedsilo.federation import aggregation
 from fedsilo.federation.updates import SiteUpdate
+from tests.aggregation_settings import aggregation_params
 
 HONEST = [(1.0, 2.0, -1.0), (1.2, 1.8, -0.8), (0.8, 2.2, -1.2), (1.1, 1.9, -0.9)]
 HOSTILE = (50.0, -50.0, 50.0)
@@ -15,7 +16,9 @@ CASES = [10, 20, 30, 40, 100]
 
 
 def step(server, updates, *, weighting, roles):
-    return aggregation.step(server, updates, weights=aggregation.site_weights(updates, weighting), roles=roles)
+    weights = aggregation.site_weights(updates, weighting)
+    made = aggregation.step(server, updates, weights=weights, roles=roles, params=aggregation_params())
+    return made.state, made.record
 
 
 def make_updates(per_site, cases, slices=None):

@@ -27,6 +27,7 @@ from fedsilo.params import (
     SpatialParams,
 )
 from fedsilo.segmentation import gin, network, training
+from tests.aggregation_settings import aggregation_params
 from tests.algorithm_settings import algorithm_params, inside_fold
 from tests.parity import gin_oracle
 
@@ -42,6 +43,7 @@ PARAMS = FederateParams(
     patch_zyx=(2, SIZE, SIZE),
     weighting="slices",
     latent_weights=LatentWeightParams(size="kish", modalities="global", history=0.9),
+    aggregation=aggregation_params(),
     algorithm=algorithm_params(),
     participation=1.0,
     folds=inside_fold(0.0),
@@ -98,8 +100,8 @@ def federation():
             )
         )
     weights = aggregation.site_weights(updates, "slices")
-    state, _ = aggregation.step(server, updates, weights=weights, roles=states.roles(start()))
-    return state, {update.site: update.train_loss for update in updates}
+    made = aggregation.step(server, updates, weights=weights, roles=states.roles(start()), params=aggregation_params())
+    return made.state, {update.site: update.train_loss for update in updates}
 
 
 def oracle_loss(logits, labels):

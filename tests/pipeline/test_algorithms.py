@@ -94,6 +94,38 @@ def test_a_federation_that_stopped_goes_on_to_the_same_bytes(made, tmp_path, nam
         assert files.sha256_file(copy.folder / path.relative_to(made.folder)) == files.sha256_file(path), path.name
 
 
+ROBUST = ("--set", "federate.aggregation.rule=median", "--set", "federate.aggregation.optimizer.name=fedadam")
+FADED = ("--set", "federate.aggregation.optimizer.learning_rate=0.01", "--run", "robust")
+
+
+def test_a_robust_rule_and_the_servers_optimizer_go_on_to_the_same_bytes(prepared, tmp_path):
+    """The moments of the server are in the journal: a run that lost its last rounds ends as it would have."""
+    made = prepared.copy(tmp_path / "run")
+    options = made.arguments(*ROBUST, *FADED)
+    assert federate.main(options) == 0
+    with (made.folder / "runs/robust/rounds.csv").open() as handle:
+        shares = [float(row["share"]) for row in csv.DictReader(handle)]
+    assert sum(shares[:4]) == pytest.approx(1, abs=1e-5)
+    before = {path: files.sha256_file(path) for path in sorted((made.folder / "runs/robust").rglob("*.safetensors"))}
+    journal = made.folder / "checkpoints/robust/federate"
+    assert (journal / "server/00002.moments.safetensors").is_file()
+    for path in (journal / "server").glob("00003.*"):
+        path.unlink()
+
+    assert federate.main(options) == 0
+
+    assert {path: files.sha256_file(path) for path in before} == before
+
+
+def test_a_rule_for_more_sites_is_refused_before_anything_is_trained(prepared, tmp_path, capsys):
+    made = prepared.copy(tmp_path / "run")
+
+    assert federate.main(made.arguments("--set", "federate.aggregation.rule=krum", "--run", "few")) == 1
+
+    assert "krum needs at least 5 sites" in capsys.readouterr().err
+    assert not (made.folder / "checkpoints/few/federate/sites").exists()
+
+
 def test_a_damaged_private_state_is_noticed(made, tmp_path, caplog):
     copy = made.copy(tmp_path / "copy")
     path = copy.folder / "checkpoints/ditto/federate/sites/mr-a/00002/private.safetensors"

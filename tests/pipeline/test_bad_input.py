@@ -9,6 +9,7 @@ import numpy
 import pytest
 
 from fedsilo import files
+from fedsilo.cohort import manifest
 from flows import federate, prepare
 
 
@@ -60,10 +61,23 @@ def test_an_outside_site_listed_inside(copied, capfd):
     fails_with(capfd, prepare, copied.arguments(), tree["sites"][-1]["name"], "both inside and outside")
 
 
-def test_a_missing_site_folder(copied, capfd):
+def stands_still(copied, *parts):
+    """The site takes no part, which its verdict and page say; the others go on."""
+    verdict = findings(copied)
+    (finding,) = verdict["findings"]
+    assert (finding["rule"], finding["action"]) == ("F4", "stop site")
+    for part in parts:
+        assert part in finding["got"]
+    assert "F4" in (copied.folder / "reports/demo/contract/mr-a/index.html").read_text()
+    prepared = copied.folder / "data/prepared/demo"
+    assert not (prepared / "mr-a/manifest.csv").exists()
+    assert (prepared / "ct-a/manifest.csv").is_file()
+
+
+def test_a_missing_site_folder(copied):
     shutil.rmtree(raw(copied))
 
-    fails_with(capfd, prepare, copied.arguments(), "mr-a")
+    stands_still(copied, "mr-a is missing")
 
 
 def test_an_unreadable_volume(copied):
@@ -92,19 +106,19 @@ def test_a_label_value_that_is_not_declared(copied):
     left_out(copied, path.name.removesuffix(".nii.gz"), "L1", "got 9")
 
 
-def test_an_unknown_organ(copied, capfd):
+def test_an_unknown_organ(copied):
     path = raw(copied) / "dataset.json"
     path.write_text(path.read_text().replace('"spleen"', '"splen"'))
 
-    fails_with(capfd, prepare, copied.arguments(), "mr-a", "splen", "spleen")
+    stands_still(copied, "splen", "spleen")
 
 
 def test_a_site_without_a_training_case(copied):
     folder = raw(copied)
-    for path in sorted((folder / "imagesTr").iterdir())[2:]:
-        path.unlink()
-    for path in sorted((folder / "labelsTr").iterdir())[2:]:
-        path.unlink()
+    for row in manifest.read(copied.folder / "data/prepared/demo/mr-a/manifest.csv"):
+        if row.split == "train":
+            (folder / f"imagesTr/{row.case}_0000.nii.gz").unlink()
+            (folder / f"labelsTr/{row.case}.nii.gz").unlink()
 
     verdict = findings(copied)
 

@@ -1,6 +1,7 @@
 """The corpus of malformed cases: each fault, and the rule that is meant for it."""
 
 import gzip
+import io
 
 import numpy
 
@@ -8,6 +9,7 @@ from tests.unit import faulty_sites as sites
 from tests.unit.faulty_sites import AFFINE, SHAPE, Fault, changed, copied, damaged, drawn, dtype, header, number, text
 
 NIFTI_DIM, NIFTI_DATATYPE, NIFTI_PIXDIM, NIFTI_SROW, NIFTI_SFORM, NIFTI_QFORM = 40, 70, 76, 280, 254, 252
+NIFTI_OFFSET, NIFTI_QUATERNION = 108, 256
 NIFTI_DESCRIP, NIFTI_AUX, NIFTI_INTENT, NIFTI_DB, NIFTI_MAGIC = 148, 228, 328, 14, 344
 F1 = ("F1",)
 
@@ -19,6 +21,26 @@ def zeros_after(content):
     return gzip.compress(bytes(found) + bytes(2**24))
 
 
+def zeros_in_an_image(content):
+    """A small file that unpacks to as many zeros as its header says: a volume of 256 MiB."""
+    found = bytearray(gzip.decompress(content)[:352])
+    number("h", NIFTI_DIM, 3, 512, 512, 512, 1, 1, 1, 1)(found)
+    return gzip.compress(bytes(found) + bytes(2**28), compresslevel=1)
+
+
+def behind(content):
+    """A file with a name where padding may be."""
+    return gzip.compress(gzip.decompress(content) + sites.PERSON.encode() + bytes(40))
+
+
+def named(content):
+    """A file whose packer kept its old name."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename=f"{sites.PERSON}.nii", fileobj=buffer, mode="wb") as handle:
+        handle.write(gzip.decompress(content))
+    return buffer.getvalue()
+
+
 FILES = [
     Fault("truncated gzip", "mr", F1, "cannot read", damaged(lambda content: content[: len(content) // 2])),
     Fault("truncated header", "mr", F1, "cannot read", damaged(lambda content: gzip.compress(gzip.decompress(content)[:200]))),
@@ -28,6 +50,9 @@ FILES = [
     Fault("broken checksum", "mr", F1, "cannot read", damaged(lambda content: content[:-8] + bytes(8))),
     Fault("wrong magic", "mr", F1, "cannot read", header(text(NIFTI_MAGIC, "xyz"))),
     Fault("bomb", "mr", F1, "claims", damaged(zeros_after)),
+    Fault("image of zeros", "mr", F1, "no image packs so well", damaged(zeros_in_an_image)),
+    Fault("voxels far behind", "mr", F1, "start at byte", header(number("f", NIFTI_OFFSET, 3e8))),
+    Fault("text behind the voxels", "mr", F1, "no padding", damaged(behind)),
     Fault("negative edge", "mr", F1, "cannot", header(number("h", NIFTI_DIM, 3, -5, 36, 14))),
     Fault("no voxels", "mr", F1, "cannot", header(number("h", NIFTI_DIM, 3, 0, 36, 14))),
     Fault("unknown voxel type", "mr", F1, "cannot", header(number("h", NIFTI_DATATYPE, 999))),
@@ -66,6 +91,20 @@ GRIDS = [
         "two affines",
         header(lambda found: (number("h", NIFTI_QFORM, 1, 1)(found), number("f", 268, 30.0)(found))),
     ),
+    Fault(
+        "no quaternion",
+        "mr",
+        ("G4",),
+        "two affines",
+        header(lambda found: (number("h", NIFTI_QFORM, 1, 1)(found), number("f", NIFTI_QUATERNION, 3.0, 3.0, 3.0)(found))),
+    ),
+    Fault(
+        "quaternion of NaN",
+        "mr",
+        ("G4",),
+        "two affines",
+        header(lambda found: (number("h", NIFTI_QFORM, 1, 1)(found), number("f", NIFTI_QUATERNION, float("nan"))(found))),
+    ),
     Fault("nearly square axes", "mr", ("G5",), "right angles", changed(affine=sites.sheared(4e-4))),
     Fault("sheared axes", "mr", ("G5",), "right angles", changed(affine=sites.sheared(0.1))),
     Fault("label of another shape", "mr", ("G3",), "another shape", changed(change_label=lambda array: array[:, :-1])),
@@ -94,6 +133,14 @@ INTENSITIES = [
         changed(change=lambda array: (array > numpy.median(array)).astype(numpy.int16)),
     ),
     Fault("negative MR", "mr", ("I4",), "negative", changed(change=lambda array: array - 400)),
+    Fault("negative everywhere", "mr", ("I4",), "negative", changed(change=lambda array: array - 4000)),
+    Fault(
+        "beyond all bounds",
+        "mr",
+        ("F2",),
+        "cannot be measured",
+        changed(change=lambda array: numpy.where(array > 800, 1e200, array.astype(numpy.float64))),
+    ),
     Fault("all background", "mr", ("I4",), "background", changed(change=sites.mostly(0.97))),
     Fault("CT without intercept", "ct", ("I2",), "0.5 %", changed(modality="CT", change=lambda array: array + 1024)),
     Fault(
@@ -171,6 +218,9 @@ PEOPLE = [
     Fault("header extension", "mr", ("P1",), "extension", header(None, extension=("comment", sites.PERSON.encode()))),
     Fault("DICOM in the header", "mr", ("P1",), "extension", header(None, extension=(2, b"\x10\x00\x10\x00PN\x08\x00ABCDEFGH"))),
     Fault("name in the label", "mr", ("P1",), "descrip", header(text(NIFTI_DESCRIP, sites.PERSON), of_label=True)),
+    Fault("name behind a tool", "mr", ("P1",), "descrip", header(text(NIFTI_DESCRIP, "ITK hannelore grausam tel 0471123456"))),
+    Fault("name of the packed file", "mr", ("P1",), "gzip name", damaged(named)),
+    Fault("bytes behind a PNG", "png", ("P1",), "bytes behind", sites.appended),
     Fault("name in a PNG text", "png", ("P1",), "PNG text", drawn(info=sites.note)),
 ]
 

@@ -47,8 +47,8 @@ class Ingested:
             return list(csv.DictReader(handle))
 
 
-def ingestion(workspace, *, organs=ORGANS, update=False, strict=False, site="site-a"):
-    vocabulary = raw_site.roster("inside", organs=organs).model_copy(update={"drop": ()})
+def ingestion(workspace, *, organs=ORGANS, drop=(), update=False, strict=False, site="site-a"):
+    vocabulary = raw_site.roster("inside", organs=organs).model_copy(update={"drop": drop})
     return Ingestion(
         site=site,
         vocabulary=vocabulary,

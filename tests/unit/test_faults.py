@@ -58,7 +58,7 @@ def measure_all(folder, name, pipe):
     for case in found.cases:
         start = time.perf_counter()
         row = measures.measure(case, label_map, roster=roster, site=roster.site(name))
-        pipe.send((facts.to_json(row), time.perf_counter() - start))
+        pipe.send((json.dumps(facts.to_json(row), allow_nan=False), time.perf_counter() - start))
     pipe.send(None)
 
 
@@ -74,7 +74,7 @@ def judged(tmp_path_factory):
         theirs.close()
         rows = []
         while (message := ours.recv()) is not None:
-            rows.append(facts.from_json(message[0]))
+            rows.append(facts.from_json(json.loads(message[0])))
             seconds[rows[-1].case] = message[1]
         child.join()
         split = splits.assign(

@@ -54,7 +54,7 @@ def test_mr_sequences_are_layouts_of_their_own_and_t1_has_two_channels(tmp_path)
 
 @pytest.mark.parametrize(("grey", "is_known"), [(55, False), (56, True), (70, True), (71, False), (240, False), (255, True)])
 def test_bands_are_open_below_and_closed_above(tmp_path, grey, is_known):
-    dicom_source.series(tmp_path / "in/1/T2SPIR/DICOM_anon", modality="MR")
+    dicom_source.series(tmp_path / "in/1/T2SPIR/DICOM_anon", order=range(6), modality="MR")
     masks(tmp_path / "in/1/T2SPIR/Ground", numpy.full(raw_source.SHAPE, grey, numpy.uint8), range(6))
 
     if is_known:
@@ -70,4 +70,51 @@ def test_a_mask_too_few_is_refused(tmp_path):
     (tmp_path / "in/CT/7/Ground/mask_003.png").unlink()
 
     with pytest.raises(DataError, match="expected one mask a slice, 6, got 5"):
+        ingested.run(tmp_path / "in", tmp_path)
+
+
+LIVER = (raw_source.voxels(0)[1] == 1).astype(numpy.uint8)
+
+
+def renamed(folder, names):
+    """Write a case of CT and rename its slices, in their order in space, and its masks."""
+    paths = sorted(dicom_source.series(folder / "CT/7/DICOM_anon", order=range(6)))
+    masks(folder / "CT/7/Ground", LIVER * 255, range(6))
+    written = sorted((folder / "CT/7/Ground").iterdir())
+    for path, mask, (name, mask_name) in zip(paths, written, names, strict=True):
+        path.rename(path.with_name(f".{name}"))
+        mask.rename(mask.with_name(f".{mask_name}"))
+    for hidden in sorted(folder.rglob(".*")):
+        hidden.rename(hidden.with_name(hidden.name[1:]))
+
+
+def test_numbers_without_zeros_before_them_are_numbers(tmp_path):
+    renamed(tmp_path / "in", [(f"IMG{index}.dcm", f"liver_{index:03d}.png") for index in range(7, 13)])
+
+    _, found = ingested.run(tmp_path / "in", tmp_path).image("CT/7")
+
+    assert numpy.array_equal(found, LIVER)
+
+
+def test_masks_by_the_names_of_their_slices_need_no_order(tmp_path):
+    renamed(tmp_path / "in", [(f"IMG-{index}.dcm", f"IMG-{index}.png") for index in (4, 1, 9, 2, 30, 7)])
+
+    _, found = ingested.run(tmp_path / "in", tmp_path).image("CT/7")
+
+    assert numpy.array_equal(found, LIVER)
+
+
+UNSURE = {
+    "places": ([(f"IMG{index}.dcm", f"liver_{index}.png") for index in (1, 0, 2, 3, 4, 5)], "do not follow their places"),
+    "gap": ([(f"IMG{index}.dcm", f"liver_{index + (index > 2)}.png") for index in range(6)], "numbered with a gap"),
+    "no numbers": ([(f"{letter}.dcm", f"{letter}.png") for letter in "abcdef"], "no numbers that put them in order"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSURE)
+def test_masks_that_may_be_of_other_slices_are_refused(tmp_path, kind):
+    names, reason = UNSURE[kind]
+    renamed(tmp_path / "in", names)
+
+    with pytest.raises(DataError, match=reason):
         ingested.run(tmp_path / "in", tmp_path)

@@ -61,12 +61,31 @@ def test_mr_with_rtstruct_there_and_back(folder, tmp_path, orientation):
     assert numpy.array_equal(found, numpy.array([0, 2, 1])[label])
 
 
-def test_monochrome1_is_mirrored_within_its_bits(folder):
-    paths = dicom_source.series(folder, PhotometricInterpretation="MONOCHROME1", RescaleIntercept=0)
+def test_monochrome1_changes_no_hounsfield_unit(folder):
+    series = dicom_series.read(dicom_source.series(folder, PhotometricInterpretation="MONOCHROME1"))
 
-    array = dicom_series.read(paths).array
+    assert numpy.array_equal(series.array, raw_source.voxels(0)[0])
+    assert series.findings == ()
 
-    assert numpy.array_equal(array, 65535 - (raw_source.voxels(0)[0].astype(int) + 1024))
+
+def test_monochrome1_of_mr_is_mirrored_within_its_bits_and_said(folder):
+    series = dicom_series.read(dicom_source.series(folder, modality="MR", PhotometricInterpretation="MONOCHROME1"))
+
+    assert numpy.array_equal(series.array, 65535 - (raw_source.voxels(0)[0].astype(int) + 1024))
+    assert [finding.kind for finding in series.findings] == ["voxel type"]
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.JPEG2000, pydicom.uid.HTJ2K])
+def test_a_syntax_that_may_lose_is_refused_whatever_the_header_says(folder, syntax):
+    paths = dicom_source.series(folder, LossyImageCompression="00")
+    found = pydicom.dcmread(paths[3])
+    found.file_meta.TransferSyntaxUID = syntax
+    found.PixelData = pydicom.encaps.encapsulate([found.PixelData])
+    found["PixelData"].VR = "OB"
+    found.save_as(paths[3])
+
+    with pytest.raises(SourceError, match="compressed with loss, or may be"):
+        dicom_series.read(paths)
 
 
 def test_slope_and_intercept_are_those_of_each_slice(folder):
@@ -130,7 +149,7 @@ def test_frames_that_are_not_there_are_empty(folder, omit_empty):
     label = numpy.where(numpy.arange(6) == 2, raw_source.voxels(0)[1], 0)
     dicom_source.segmentation(folder / "seg", paths, label, omit_empty=omit_empty)
 
-    drawn = dicom_labels.draw([folder / "seg"], dicom_series.read(paths), LABELS)
+    drawn = dicom_labels.draw([folder / "seg"], dicom_series.read(paths), LABELS).label
 
     assert numpy.array_equal(drawn, label)
 
@@ -141,7 +160,9 @@ def test_half_of_a_fraction_belongs_to_the_organ(folder, scale, expected):
     label = (raw_source.voxels(0)[1] == 1).astype(numpy.uint8)
     dicom_source.segmentation(folder / "seg", paths, label, ["liver"], kind="FRACTIONAL", scale=scale)
 
-    assert numpy.array_equal(dicom_labels.draw([folder / "seg"], dicom_series.read(paths), LABELS), label * expected)
+    drawn = dicom_labels.draw([folder / "seg"], dicom_series.read(paths), LABELS).label
+
+    assert numpy.array_equal(drawn, label * expected)
 
 
 def shifted(found, index, by):
@@ -234,12 +255,44 @@ def test_a_hole_is_a_contour_inside_a_contour(folder):
     drawn = [(2, nibabel.affines.apply_affine(lps, corners)) for corners in (outer, inner)]
     dicom_source.structures(folder / "rt", paths, {"liver": drawn})
 
-    label = dicom_labels.draw([folder / "rt"], series, LABELS)
+    label = dicom_labels.draw([folder / "rt"], series, LABELS).label
 
     expected = numpy.zeros_like(label)
     expected[1:9, 1:9, 2] = 1
     expected[3:6, 3:6, 2] = 0
     assert numpy.array_equal(label, expected)
+
+
+def drawn_liver(folder, *indices, again=lambda corners: corners):
+    """Draw the liver on these slices, one of them twice if it is named twice."""
+    paths = dicom_source.series(folder)
+    lps = numpy.diag([-1.0, -1, 1, 1]) @ dicom_source.affine_ras()
+    label = raw_source.voxels(0)[1]
+    contours_of = []
+    for place, index in enumerate(indices):
+        corners = box(label, 1, lps, index)
+        contours_of.append((index, again(corners) if index in indices[:place] else corners))
+    dicom_source.structures(folder / "rt", paths, {"liver": contours_of, "kidneys": []})
+    return dicom_labels.draw([folder / "rt"], dicom_series.read(paths), LABELS)
+
+
+@pytest.mark.parametrize(
+    "again", [lambda corners: corners, lambda corners: corners[::-1], lambda corners: numpy.roll(corners, 1, axis=0)]
+)
+def test_a_contour_that_is_listed_twice_is_drawn_once_and_said(folder, again):
+    drawn = drawn_liver(folder, 1, 2, 3, 2, again=again)
+
+    assert numpy.array_equal(drawn.label, raw_source.voxels(0)[1] == 1)
+    assert [finding.message for finding in drawn.findings] == ["liver: 1 contours are listed twice; each is drawn once"]
+
+
+def test_slices_without_a_contour_between_others_are_said(folder):
+    drawn = drawn_liver(folder, 1, 3)
+
+    assert drawn.label.any(axis=(0, 1)).tolist() == [False, True, False, True, False, False]
+    (finding,) = drawn.findings
+    assert finding.kind == "slices"
+    assert finding.message.startswith("liver: 1 slices between its first and its last contour have none and are background")
 
 
 def test_filling_agrees_with_counting_crossings_at_every_centre():

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import struct
+import warnings
 import zipfile
 
 import nibabel
@@ -12,8 +13,9 @@ import numpy
 import PIL.Image
 import pytest
 
+from fedsilo.cohort import volumes
 from fedsilo.errors import DataError
-from fedsilo.ingest import itk, nifti, pixels, recognise, slices, tree
+from fedsilo.ingest import nifti, pixels, recognise, slices, tree
 from fedsilo.ingest.source import SourceCase, SourceError
 from tests.unit import ingested, raw_source
 
@@ -83,7 +85,7 @@ PACKED = {
     "wrong checksum": (lambda content: gzip.compress(content)[:-8] + bytes(8), "damaged or cut off: BadGzipFile"),
     "broken stream": (lambda content: gzip.compress(content)[:40] + b"\xff" * 200, "damaged or cut off"),
     "claims more than it can hold": (
-        lambda content: gzip.compress(patched(content, (DIM, "<4h", 3, 900, 900, 600))),
+        lambda content: gzip.compress(patched(content, (DIM, "<4h", 3, 800, 600, 500))),
         "claims more voxels than it can hold",
     ),
     "a bomb behind the voxels": (lambda content: gzip.compress(content + bytes(1 << 24)), "much longer than its header says"),
@@ -118,37 +120,6 @@ def test_an_orientation_that_is_a_guess_is_said(tmp_path, plain):
 
     assert [finding.kind for finding in nifti.read(tmp_path / "x.nii").findings] == ["orientation unknown"]
     assert [finding.kind for finding in nifti.read(tmp_path / "y.nii").findings] == ["geometry"]
-
-
-MHD = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_SHORT\nElementDataFile = {}\n"
-NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nendian: little\n{}\n"
-ITK = {
-    "no header": ("x.mha", b"nonsense", "no ElementDataFile"),
-    "path in mha": ("x.mha", MHD.format("../y.raw").encode(), "must hold its voxels itself"),
-    "path in mhd": ("x.mhd", MHD.format("../y.raw").encode(), "one file beside it"),
-    "list in mhd": ("x.mhd", MHD.format("LIST").encode(), "one file beside it"),
-    "pattern in mhd": ("x.mhd", MHD.format("%d.raw").encode(), "one file beside it"),
-    "missing raw": ("x.mhd", MHD.format("y.raw").encode(), "missing or a link"),
-    "cut mha": ("x.mha", MHD.format("LOCAL").encode() + bytes(20), "cannot be read"),
-    "huge mha": ("x.mha", MHD.format("LOCAL").replace("4 4 4", "4000 4000 4000").encode(), "claims 64000000000 voxels"),
-    "colours in mha": (
-        "x.mha",
-        MHD.format("LOCAL").replace("NDims", "ElementNumberOfChannels = 3\nNDims").encode() + bytes(384),
-        "one real number",
-    ),
-    "wrong magic of nrrd": ("x.nrrd", b"NRRX0004\n\n", "wrong magic"),
-    "path in nrrd": ("x.nrrd", NRRD.format("data file: ../y.raw\n").encode(), "not name a file"),
-    "cut nrrd": ("x.nrrd", NRRD.format("space: left-posterior-superior\n").encode() + bytes(9), "cannot be read"),
-}
-
-
-@pytest.mark.parametrize("fault", ITK)
-def test_itk(tmp_path, fault):
-    name, content, reason = ITK[fault]
-    (tmp_path / name).write_bytes(content)
-
-    with pytest.raises(SourceError, match=reason):
-        itk.read(tmp_path / name)
 
 
 def saved(image, kind, **options):
@@ -186,13 +157,44 @@ def npz(**arrays):
     return packed.getvalue()
 
 
-def bomb():
+def bomb(shape=(99999, 99999)):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr(
-            "image.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<u1', 'fortran_order': False, 'shape': (99999, 99999), }".ljust(128)
+            "image.npy",
+            b"\x93NUMPY\x01\x00v\x00" + f"{{'descr': '<u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(118).encode(),
         )
         opened.writestr("mask.npy", b"")
+    return packed.getvalue()
+
+
+def shadowed(name):
+    """A valid file with one more member, of 256 MB."""
+    packed = io.BytesIO(npz(image=MASK, mask=MASK))
+    with warnings.catch_warnings(), zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as opened:
+        warnings.simplefilter("ignore")  # of names that are there already
+        with opened.open(name, "w") as handle:
+            numpy.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": (1 << 14, 1 << 14)})
+            for _ in range(256):
+                handle.write(bytes(1 << 20))
+    return packed.getvalue()
+
+
+def repacked():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as opened:
+        opened.writestr("image.npy", b"")
+        opened.writestr("mask.npy", b"")
+    return packed.getvalue()
+
+
+def cut():
+    packed = io.BytesIO()
+    array = io.BytesIO()
+    numpy.save(array, MASK)
+    with zipfile.ZipFile(packed, "w") as opened:
+        opened.writestr("image.npy", array.getvalue()[:-10])
+        opened.writestr("mask.npy", array.getvalue())
     return packed.getvalue()
 
 
@@ -203,6 +205,13 @@ NPZ = {
     "objects": (npz(image=numpy.array([{}], object), mask=MASK), "array of kind 'O'"),
     "text": (npz(image=numpy.array(["x"]), mask=MASK), "array of kind 'U'"),
     "a bomb": (bomb(), "claims shape"),
+    "another array that numpy would take for the image": (shadowed("image"), "and no others; it has 3"),
+    "an array twice": (shadowed("image.npy"), "and no others; it has 3"),
+    "one more array": (npz(image=MASK, mask=MASK, more=MASK), "and no others; it has 3"),
+    "longer numbers": (npz(image=numpy.zeros((8, 8), numpy.longdouble), mask=MASK), "of up to 64 bits"),
+    "a negative edge": (bomb((-1, 9)), "has no pixels"),
+    "packed otherwise": (repacked(), "otherwise than numpy does"),
+    "an array cut off": (cut(), "is cut off: expected 64 bytes of voxels, got 54"),
     "a volume": (npz(image=numpy.zeros((8, 8, 8)), mask=MASK), "expected an image of"),
     "negative": (npz(image=MASK - 5.0, mask=MASK), "got -5 to -5; shift or window"),
     "fractions above one": (npz(image=MASK + 7.5, mask=MASK), "fractions from 0 to 1"),
@@ -236,7 +245,10 @@ SITES = {
     "fraction": (description(labels={"background": 0, "liver": 1.5}), "expected a value from 0"),
     "named for a person": (description(labels={"background": 0, "CANARY^EVA": 1}), "looks like a person's"),
     "channels": (description(channel_names={"1": "MR"}), "numbered from 0 on"),
-    "unknown organ": (description(labels={"background": 0, "livr": 1, "kidneys": 2}), "unknown organ 'livr'.*nearest: liver"),
+    "unknown organ": (
+        description(labels={"background": 0, "livr": 1, "kidneys": 2}),
+        "by the name of label 1; nearest: liver; add it",
+    ),
     "lists files": (description(dataset={}), "files elsewhere"),
 }
 
@@ -249,7 +261,7 @@ def test_sites(tmp_path, fault):
 
     with pytest.raises(DataError, match=reason) as caught:
         ingested.run(source, tmp_path, layout="nnunet")
-    assert not any(canary in str(caught.value) for canary in raw_source.CANARIES)
+    assert not any(canary in str(caught.value) for canary in (*raw_source.CANARIES, "livr"))
 
 
 @pytest.mark.parametrize("path", ["../x.nii.gz", "/etc/passwd", "imagesTr/../../x.nii.gz", "imagesTr/none.nii.gz"])
@@ -264,6 +276,33 @@ def test_paths_that_lead_out_or_nowhere(tmp_path, path):
 
     assert len(made.site.cases) == 1
     assert any("leads out of the source" in message or "is missing, hidden or a link" in message for message in made.counts)
+
+
+def test_an_image_that_is_listed_twice_is_left_out_and_not_imported(tmp_path):
+    source = raw_source.msd(tmp_path / "in")
+    content = json.loads((source / "dataset.json").read_text())
+    name = f"canary_{raw_source.NUMBER}_0.nii.gz"
+    raw_source.nifti(source / "more" / name, raw_source.voxels(99)[0])
+    content["training"].append({"image": f"more/{name}", "label": content["training"][0]["label"]})
+    (source / "dataset.json").write_text(json.dumps(content))
+
+    made = ingested.run(source, tmp_path)
+
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert (manifest["num_cases"], manifest["num_left_out"]) == (1, 1)
+    assert made.site.cases[0].case == made.new_id(f"canary_{raw_source.NUMBER}_1")
+
+
+def test_images_of_the_same_entities_are_all_left_out(tmp_path):
+    source = raw_source.bids(tmp_path / "in", session="")
+    folder = source / "sub-CANARYa/anat"
+    raw_source.nifti(folder / "sub-CANARYa_desc-again_T2w.nii.gz", raw_source.voxels(7)[0])
+
+    made = ingested.run(source, tmp_path)
+
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert (manifest["num_cases"], manifest["num_left_out"]) == (1, 1)
+    assert made.site.cases[0].case == made.new_id("sub-CANARYb")
 
 
 def test_links_out_in_circles_and_pipes_are_not_followed(tmp_path):
@@ -317,6 +356,37 @@ def test_a_case_is_left_out_and_the_others_go_on(tmp_path, fault):
     assert [row["source"] for row in made.findings() if reason in row["message"]] == [f"canary_{raw_source.DATE}_0"]
     with pytest.raises(DataError, match="--strict allows none"):
         ingested.run(source, tmp_path, update=True, strict=True)
+
+
+def test_an_edge_that_nifti_1_cannot_say_leaves_the_case_out(tmp_path):
+    source = raw_source.nnunet(tmp_path / "in", 2)
+    for folder, suffix, dtype in (("imagesTr", "_0000", numpy.int16), ("labelsTr", "", numpy.uint8)):
+        image = nibabel.Nifti2Image(numpy.zeros((40000, 2, 2), dtype), raw_source.AFFINE)
+        nibabel.save(image, source / folder / f"canary_{raw_source.DATE}_0{suffix}.nii.gz")
+
+    made = ingested.run(source, tmp_path)
+
+    assert len(made.site.cases) == 1
+    assert made.counts == {"[too large, left out] an edge of 40000 voxels; a NIfTI file holds at most 32767": 1}
+
+
+@pytest.mark.parametrize("num_written", [0, 1])
+def test_a_fault_while_a_case_is_written_leaves_it_out_and_nothing_of_it_behind(tmp_path, monkeypatch, num_written):
+    source = raw_source.nnunet(tmp_path / "in", 2)
+    write, written = volumes.write_nifti, []
+
+    def fails(volume, path):
+        written.append(path)
+        if len(written) == num_written + 1:
+            raise ValueError(raw_source.NAME)
+        return write(volume, path)
+
+    monkeypatch.setattr(volumes, "write_nifti", fails)
+    made = ingested.run(source, tmp_path)
+
+    (message,) = made.counts
+    assert message.startswith("[fault, left out] a fault of the importer: ValueError in fedsilo.ingest.writer:")
+    assert len(list((made.folder / "imagesTr").iterdir())) == len(list((made.folder / "labelsTr").iterdir())) == 1
 
 
 def test_an_affine_that_differs_says_where(tmp_path):

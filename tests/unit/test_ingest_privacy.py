@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import logging
+import stat
 
 import nibabel
 import numpy
@@ -27,7 +28,7 @@ def dicom(folder):
 
 
 def chaos(folder):
-    dicom_source.series(folder / "CT" / f"{raw_source.NUMBER}/DICOM_anon")
+    dicom_source.series(folder / "CT" / f"{raw_source.NUMBER}/DICOM_anon", order=range(6))
     mask = numpy.where(raw_source.voxels(0)[1] == 1, 255, 0).astype(numpy.uint8)
     for index in range(6):
         raw_source.picture(folder / "CT" / f"{raw_source.NUMBER}/Ground/canary_{index}.png", mask[:, :, index].T)
@@ -121,6 +122,40 @@ def test_an_error_about_a_whole_source_does_not_quote_it(tmp_path):
 
     with pytest.raises(DataError, match=r"patients\.csv gives a case two patients") as caught:
         ingested.run(source, tmp_path)
+    assert not any(canary in str(caught.value) for canary in raw_source.CANARIES)
+
+
+QUOTING = {
+    "value": {"background": 0, "liver": SECRET},
+    "region": {"background": 0, "liver": [SECRET]},
+    "negative": {"background": 0, "leber eva canary": -1},
+    "unknown name": {"background": 0, "liver": 1, "leber eva canary": 2},
+    "value twice": {"background": 0, "liver": 1, "leber eva canary": 1},
+    "person": {"background": 0, SECRET: 1},
+}
+
+
+@pytest.mark.parametrize("fault", QUOTING)
+def test_an_error_about_labels_quotes_them_beside_the_key_alone(tmp_path, fault, capfd, caplog):
+    source = raw_source.nnunet(tmp_path / "in", 1, labels=QUOTING[fault])
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(DataError, match=r"what it is about stands in .*findings\.csv") as caught:
+        ingested.run(source, tmp_path)
+
+    told = capfd.readouterr()
+    for text in (str(caught.value), told.out, told.err, caplog.text):
+        assert not [canary for canary in raw_source.CANARIES if canary in text]
+    findings = ingested.ingestion(tmp_path).findings_path
+    assert "canary" in findings.read_text().lower()
+    assert stat.S_IMODE(findings.stat().st_mode) == 0o600
+
+
+def test_an_unknown_organ_of_a_dicom_tree_is_not_quoted(tmp_path):
+    slices = dicom_source.series(tmp_path / "in")
+    dicom_source.segmentation(tmp_path / "in" / "seg", slices, raw_source.voxels(0)[1], ("liver", "leber eva canary"))
+
+    with pytest.raises(DataError, match="knows no organ by the name of label 1") as caught:
+        ingested.run(tmp_path / "in", tmp_path)
     assert not any(canary in str(caught.value) for canary in raw_source.CANARIES)
 
 

@@ -101,6 +101,15 @@ class TestSite:
             ingested.run(source, tmp_path, update=True)
         assert contents(tmp_path / "data/raw/tiny/site-a") == before
 
+    def test_an_update_keeps_the_splits_that_the_site_has_chosen(self, tmp_path):
+        source = raw_source.nnunet(tmp_path / "in")
+        chosen = ingested.run(source, tmp_path).folder / "splits.csv"
+        chosen.write_text("patient,split\n")
+
+        ingested.run(source, tmp_path, update=True)
+
+        assert chosen.read_text() == "patient,split\n"
+
     def test_an_update_under_another_key_is_refused(self, tmp_path):
         source = raw_source.nnunet(tmp_path / "in")
         ingested.run(source, tmp_path).ingestion.key_path.unlink()

@@ -8,10 +8,13 @@ import torch
 from fedsilo import files
 from fedsilo.errors import CheckpointError
 from fedsilo.federation import states, updates
+from fedsilo.federation.aggregation import AggregationRecord
 from fedsilo.federation.journal import KEEP_ROUNDS, Journal, SiteRecord
+from fedsilo.federation.server_optimizer import Moments
 
 SITES = ["ct-a", "mr-a"]
 WEIGHTS = {"ct-a": 0.5, "mr-a": 0.5}
+MADE = AggregationRecord(weights=WEIGHTS, shares=WEIGHTS, delta_norms={"ct-a": 1.0, "mr-a": 1.0})
 
 
 def state(value):
@@ -59,12 +62,12 @@ def journal(tmp_path):
     journal = Journal(tmp_path / "federate", SITES)
     journal.open({"params": 1})
     for round_index in range(4):
-        journal.write_server(state(round_index), round_index, weights=WEIGHTS, update_norms={}, latent_sizes={})
+        journal.write_server(state(round_index), round_index, made=MADE)
         for site in SITES:
             if round_index:
                 journal.write_validation(site, round_index, 0.9 if round_index == 2 else 0.1)
             play_site(journal, site, round_index, dice=0.8 if (site, round_index) == ("ct-a", 1) else 0.2)
-    journal.write_server(state(4), 4, weights=WEIGHTS, update_norms={"ct-a": 1.0, "mr-a": 1.0}, latent_sizes={"ct-a": 2.0})
+    journal.write_server(state(4), 4, made=MADE, latent_sizes={"ct-a": 2.0})
     return journal
 
 
@@ -140,7 +143,7 @@ def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
         for site in SITES:
             journal.write_validation(site, round_index, 0.1)
             play_site(journal, site, round_index, dice=0.2)
-        journal.write_server(state(round_index + 1), round_index + 1, weights=WEIGHTS, update_norms={}, latent_sizes={})
+        journal.write_server(state(round_index + 1), round_index + 1, made=MADE)
         journal.prune(round_index + 1)
 
     kept = sorted(int(path.stem) for path in (journal.folder / "server").glob("*.safetensors"))
@@ -152,19 +155,34 @@ def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
     assert journal.resume_point(10).round_index == 8
 
 
+def test_moments_of_the_server_are_kept_with_their_state_and_checked(journal):
+    moments = Moments(3, {"w": torch.ones(3)}, {"w": torch.full((3,), 2.0), "b/first": torch.zeros(1)})
+    journal.write_server(state(5), 5, made=MADE, moments=moments)
+
+    read = journal.read_moments(5)
+    assert read.num_steps == 3
+    assert torch.equal(read.first["w"], torch.ones(3))
+    assert read.second.keys() == {"w", "b/first"}
+    assert journal.read_moments(4) is None
+
+    path = journal.server_moments_path(5)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(CheckpointError, match=r"00005\.moments"):
+        journal.read_moments(5)
+    assert journal.resume_point(10).round_index == 4
+
+
 def test_a_missing_record_is_a_checkpoint_error(journal):
     with pytest.raises(CheckpointError, match=r"00009\.json"):
         journal.server_record(9)
 
 
 def test_a_damaged_remapper_costs_a_round_and_old_ones_are_removed(journal):
-    journal.write_server(state(4), 4, weights=WEIGHTS, update_norms={}, latent_sizes={})
+    journal.write_server(state(4), 4, made=MADE)
     for round_index in range(4, 8):
         for site in SITES:
             play_site(journal, site, round_index, remapper=state(round_index))
-        journal.write_server(
-            state(round_index + 1), round_index + 1, weights=WEIGHTS, update_norms={}, latent_sizes={"ct-a": 1.5}
-        )
+        journal.write_server(state(round_index + 1), round_index + 1, made=MADE, latent_sizes={"ct-a": 1.5})
         journal.prune(round_index + 1)
     assert journal.resume_point(10).round_index == 8
     assert journal.server_record(8).latent_sizes == {"ct-a": 1.5}

@@ -67,6 +67,42 @@ class TestFindCases:
         assert not found.has_patients
         assert [case.patient for case in found.cases] == ["case_0", "case_1", "case_2"]
 
+    def test_blanks_around_a_patient_make_no_other_patient(self, folder):
+        (folder / "patients.csv").write_text(
+            "case, patient\ncase_0,p1\ncase_1, p1 \ncase_2,p2\n".replace(", patient", ",patient")
+        )
+
+        assert [case.patient for case in layouts.find_cases(folder, "site-a").cases] == ["p1", "p1", "p2"]
+
+    def test_names_that_may_be_people_s_are_hidden_from_the_start(self, folder):
+        for path in sorted(folder.glob("*/case_0*")):
+            path.rename(path.with_name(path.name.replace("case_0", "Grausam_19480211")))
+        (folder / "patients.csv").write_text("case,patient\nGrausam_19480211,Grausam^Hannelore\ncase_1,p1\ncase_2,p2\n")
+
+        case = next(case for case in layouts.find_cases(folder, "site-a").cases if case.case.startswith("hidden-"))
+
+        assert case.patient.startswith("hidden-")
+        assert case.image_paths[0].name == "Grausam_19480211_0000.nii.gz"
+
+    def test_splits_of_patients_can_be_given(self, folder):
+        (folder / "patients.csv").write_text("case,patient\ncase_0,p1\ncase_1,p1\ncase_2,p2\n")
+        (folder / "splits.csv").write_text("patient,split\np1,test\np9,val\n")
+
+        assert layouts.find_cases(folder, "site-a").splits == {"case_0": "test", "case_1": "test"}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("patient,split\np1,tset\n", "patient and split, with one of train, val, test"),
+            ("case,split\np1,test\n", "patient and split"),
+            ("patient,split\np1,test\np1,train\n", "gives patient p1 two splits"),
+        ],
+    )
+    def test_splits_that_cannot_be_used_are_named(self, folder, text, message):
+        (folder / "splits.csv").write_text(text)
+
+        refuses(folder, "splits.csv", message)
+
     def test_patients_that_are_no_text_are_named(self, folder):
         (folder / "patients.csv").write_bytes(b"case,patient\ncase_0,\xff\n")
 

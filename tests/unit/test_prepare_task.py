@@ -10,13 +10,14 @@ import numpy
 import pandas
 import PIL.Image
 import pytest
+from scipy import ndimage
 
 from fedsilo import files
 from fedsilo.cohort import contract, manifest, preprocess
 from fedsilo.errors import ContractError, DataError, OutputError, ParamsError
 from tasks import expectations, inspection, plans, prepare, verdicts, workers
 from tasks.paths import RunPaths
-from tests.unit import raw_site
+from tests.unit import faulty_sites, raw_site
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,6 +88,11 @@ def results(preparation):
     return {str(path.relative_to(root)): files.sha256_file(path) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+def split_of(preparation):
+    """Split of each patient of site-a."""
+    return {row.patient: row.split for row in manifest.read(preparation.paths.prepared_site("site-a") / "manifest.csv")}
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, without_engine):
     """A prepared cohort; read only."""
@@ -142,14 +148,40 @@ class TestFaults:
     def test_a_missing_folder(self, preparation):
         shutil.rmtree(raw(preparation))
 
-        with pytest.raises(DataError, match=r"site-a.*missing"):
+        with pytest.raises(ContractError, match=r"^\[F4 stop site\] site-a: .*missing.* \[B7 stop federation\]"):
             play(preparation)
 
     def test_an_unknown_organ(self, preparation):
         raw_site.describe(raw(preparation), labels={"background": 0, "lver": 1, "kidneys": 2})
 
-        with pytest.raises(DataError, match=r"site-a.*lver.*liver"):
+        with pytest.raises(ContractError, match=r"^\[F4 stop site\] site-a: .*lver.*liver"):
             play(preparation)
+
+    def test_a_folder_that_cannot_be_used_stops_its_site_and_no_other(self, tmp_path):
+        preparation = make(tmp_path, "inside", "inside")
+        (raw(preparation, "site-b") / "labelsTr/stranger.nii.gz").write_bytes(b"")
+
+        play(preparation)
+
+        (found,) = verdict(preparation, "site-b")["findings"]
+        assert (found["rule"], found["action"]) == ("F4", "stop site")
+        assert "label stranger" in found["got"]
+        assert "stranger" in (preparation.paths.docs_dir / "site-b/index.html").read_text()
+        assert [site.name for site in verdicts.standing(preparation.roster, preparation.paths).sites] == ["site-a"]
+
+    def test_nobody_trains_on_what_an_earlier_preparation_left(self, tmp_path):
+        preparation = make(tmp_path, "inside", "inside", changes=("prepare.contract.min_sites=2",))
+        play(preparation)
+        moved = raw(preparation, "site-b").rename(tmp_path / "away")
+        with pytest.raises(ContractError):
+            play(preparation)
+
+        with pytest.raises(ContractError, match=r"stopped tiny; run flows.prepare .*F4 stop site\] site-b"):
+            verdicts.standing(preparation.roster, preparation.paths)
+
+        moved.rename(raw(preparation, "site-b"))
+        play(preparation)
+        assert len(verdicts.standing(preparation.roster, preparation.paths).sites) == 2
 
     def test_a_federation_stops_after_the_verdicts_are_written(self, tmp_path, tested):
         preparation = make(tmp_path, "inside", "inside", changes=("prepare.contract.min_sites=2",))
@@ -190,6 +222,36 @@ class TestFaults:
         play(preparation)
         assert results(preparation) == before
 
+    def test_no_patient_moves_when_others_come(self, tmp_path, without_rules):
+        preparation = make(tmp_path, "inside")
+        moved = 0
+        for count in range(6, 12):
+            raw_site.write_site(raw(preparation), count, seed=0)
+            before = split_of(preparation) if count > 6 else {}
+            play(preparation)
+            after = split_of(preparation)
+            assert {patient: after[patient] for patient in before} == before
+            shutil.rmtree(preparation.paths.prepared_site("site-a").parent)
+            play(preparation)
+            moved += any(split_of(preparation)[patient] != split for patient, split in after.items())
+            shutil.rmtree(preparation.paths.prepared_site("site-a").parent)
+            raw(preparation).joinpath("splits.csv").write_text(
+                "patient,split\n" + "".join(f"{patient},{split}\n" for patient, split in after.items())
+            )
+            play(preparation)
+            assert split_of(preparation) == after, "splits.csv rebuilds them from nothing"
+            raw(preparation).joinpath("splits.csv").unlink()
+        assert moved, "without a memory some would have"
+
+    def test_another_seed_or_share_splits_anew(self, tmp_path, without_rules):
+        preparation = make(tmp_path, "inside")
+        play(preparation)
+        before = split_of(preparation)
+
+        play(replace(preparation, params=raw_site.params("seed=43")))
+
+        assert split_of(preparation) != before
+
     def test_a_stopped_site_takes_no_part_and_leaves_nothing_of_an_earlier_run(self, tmp_path):
         preparation = make(tmp_path, "inside", "inside")
         play(preparation)
@@ -200,7 +262,7 @@ class TestFaults:
         play(preparation)
 
         folder = preparation.paths.prepared_site("site-b")
-        assert sorted(path.name for path in folder.iterdir()) == ["contract.json", "facts.parquet"]
+        assert sorted(path.name for path in folder.iterdir()) == ["contract.json", "facts.parquet", "splits.json"]
         assert "N1" in {found["rule"] for found in verdict(preparation, "site-b")["findings"]}
         assert [site.name for site in verdicts.standing(preparation.roster, preparation.paths).sites] == ["site-a"]
 
@@ -210,6 +272,36 @@ class TestFaults:
 
         with pytest.raises(ContractError, match=r"\[B5 stop federation\] site-b: images are used for training at one site"):
             play(preparation)
+
+    @pytest.mark.parametrize("change", ["mirrored", "resampled", "windowed"])
+    def test_a_changed_copy_at_another_site_is_found(self, tmp_path, change, without_rules):
+        """Also where no voxel is what it was: the near hash sees the same patient."""
+        roster = raw_site.roster("inside", "inside")
+        for index, site in enumerate(("site-a", "site-b")):
+            for case in range(6):
+                faulty_sites.volume(tmp_path / "raw" / site, f"case_{index}{case}")
+            raw_site.describe(tmp_path / "raw" / site, labels=faulty_sites.LABELS)
+        image, affine = faulty_sites.image(faulty_sites.seed_of("case_00")), faulty_sites.AFFINE
+        label = faulty_sites.label()
+        if change == "mirrored":
+            image, label = image[::-1], label[::-1]
+        elif change == "resampled":
+            image, label = (ndimage.zoom(array, (1.5, 1.5, 1), order=order) for array, order in ((image, 1), (label, 0)))
+            affine = numpy.diag([4.0, 4.0, 8.0, 1.0])
+        else:
+            image = (image // 4).clip(0, 255).astype(numpy.uint8)
+        raw_site.write_case(tmp_path / "raw/site-b", "case_10", numpy.ascontiguousarray(image), label, affine=affine)
+        preparation = prepare.Preparation(
+            roster=roster,
+            params=raw_site.params(),
+            paths=RunPaths(workspace=tmp_path, cohort="tiny", run="tiny"),
+            data_root=tmp_path / "raw",
+        )
+
+        play(preparation)
+
+        found = [finding for finding in verdict(preparation, "site-b")["findings"] if finding["rule"] in ("B5", "B6")]
+        assert [(finding["rule"], finding["got"]) for finding in found] == [("B6", "1 pairs")]
 
     def test_again_gives_the_same_bytes_and_a_failure_leaves_them(self, preparation, without_rules, monkeypatch):
         play(preparation)
@@ -223,7 +315,7 @@ class TestFaults:
         with pytest.raises(ContractError, match=r"D2 stop federation\] site-a/case_0"):
             play(preparation)
 
-        assert results(preparation) == before
+        assert {name: value for name, value in results(preparation).items() if name != "stopped.json"} == before
 
     def test_a_folder_that_cannot_be_written(self, preparation, without_rules):
         (preparation.paths.workspace / "data").mkdir()
@@ -241,9 +333,9 @@ class TestInspection:
         assert lines[0].split()[0] == "case"
         assert [line.split()[0] for line in lines[1:7]] == [f"case_{index}" for index in range(6)]
         assert all("kidneys 1 ml, liver 1 ml" in line for line in lines[1:7])
-        with PIL.Image.open(done.paths.docs_dir / "site-a" / "sheet.png") as picture:
+        with PIL.Image.open(done.paths.sheet("site-a")) as picture:
             assert picture.width > picture.height > 100
-        assert lines[-1].endswith("sheet.png")
+        assert lines[-1].endswith("sheets/tiny/site-a.png")
 
     def test_slices_are_measured_in_pixels(self, done):
         text = inspection.show(done.roster, done.paths, done.data_root, "site-b")
@@ -280,7 +372,7 @@ class TestPlan:
         play(preparation)
 
         plan = json.loads(preparation.plan_path.read_text())
-        assert (plan["num_sites"], plan["num_cases"], plan["clip_hu"]) == (2, 12, None)
+        assert (plan["num_sites"], plan["num_cases"], plan["clip_hu"]) == (2, 4, None), "training cases alone"
         assert plan["spacing_zyx"] == pytest.approx([5, 3, 2], abs=0.03)
         recipe = preprocess.load(preparation.paths.prepared_site("site-a") / "cases/case_0.safetensors").recipe
         assert recipe.target_spacing_zyx == pytest.approx([5, 3, 2], abs=0.2)

@@ -45,6 +45,12 @@ def test_a_name_is_found_in_every_text_field(tmp_path, field):
         ("Eva Mueller", {"text"}),
         ("FSL5.0", set()),
         ("TE=30;Time=123456.789", set()),
+        ("ITK 4.13", set()),
+        ("6.0.5:9e026117", {"long_number"}),
+        ("FSL6.0.5:9e026117", set()),
+        ("FSL6.0.5:19610203", {"date", "long_number"}),
+        ("ITK hannelore", {"text"}),
+        ("SPM12 11.02.1948", {"date"}),
         ("r", set()),
         ("", set()),
         ("\0\0", set()),
@@ -79,3 +85,21 @@ def test_text_chunks_of_a_png(tmp_path):
     assert found.kind == "caret_name"
     assert CANARY not in repr(found)
     assert "PatientName" not in repr(found)
+
+
+def test_a_name_that_may_be_a_person_s_is_hidden_the_same_way_each_time():
+    hidden = privacy.shown("Grausam_Hannelore_19480211")
+
+    assert hidden == privacy.shown("Grausam_Hannelore_19480211") != privacy.shown("Grausam_Hannelore_19480212")
+    assert hidden.startswith("hidden-")
+    assert privacy.traces({"case": hidden}, free_text=False) == ()
+    assert privacy.shown("case_07") == "case_07"
+
+
+def test_a_path_in_a_message_is_hidden_too(tmp_path):
+    path = tmp_path / "Grausam_19480211_0000.nii.gz"
+
+    told = privacy.nameless(f"cannot read {path}: {path.name} is cut off", [path, tmp_path / "case_1_0000.nii.gz"])
+
+    assert "Grausam" not in told
+    assert told.count("hidden-") == 2

@@ -19,8 +19,8 @@ def bounds(repository):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """Summaries of two inside sites and an outside one, of other subjects each, by name."""
+def measured(tmp_path_factory):
+    """A cohort of two inside sites and an outside one, of other subjects each, and the facts of each by name."""
     folder = tmp_path_factory.mktemp("sites")
     cohort = raw_site.roster("inside", "inside", "outside")
     made = {}
@@ -32,9 +32,15 @@ def told(tmp_path_factory):
         split = splits.assign(
             {row.case: row.patient for row in rows}, site=entry.name, role=entry.role, seed=1, val_share=0.2, test_share=0.3
         )
-        rows = facts.with_splits(rows, split, near_share=0.0)
-        made[entry.name] = summaries.summarise(rows, [], roster=cohort, site=entry.name, key=KEY)
-    return made
+        made[entry.name] = facts.with_splits(rows, split, near_share=0.0)
+    return cohort, made
+
+
+@pytest.fixture(scope="module")
+def told(measured):
+    """Summaries of the sites."""
+    cohort, made = measured
+    return {site: summaries.summarise(rows, [], roster=cohort, site=site, key=KEY, namespace="") for site, rows in made.items()}
 
 
 def between(told, bounds, *, organs=("kidneys", "liver"), resampled_z=False):
@@ -52,6 +58,15 @@ def test_nothing_in_a_summary_names_a_case_or_a_patient(told):
     assert told["site-a"].num_cases == 4
     assert Counter(digest.split for digest in told["site-a"].digests) == {"train": 2, "val": 1, "test": 1}
     assert told["site-a"].spacing == ({100: 4}, {60: 4}, {40: 4})
+
+
+def test_few_cases_are_told_by_their_median_alone():
+    """Otherwise a site of one case would tell that case."""
+    few, many = ({20: 1, 40: 2, 60: 1}, {20: 2, 40: 2, 60: 1})
+
+    assert summaries._told(few) == {40: 4}
+    assert summaries._told(many) == many
+    assert summaries._told({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -113,3 +128,45 @@ def test_images_that_look_alike_at_two_sites(told, bounds):
     (found,) = between(changed, bounds)
 
     assert (found.rule, found.action, found.site) == ("B6", "warn", "site-b")
+
+
+def test_of_two_units_of_ct_hounsfield_stays(told, bounds):
+    """One site of each: nothing to count, and grey values are the odd ones."""
+    changed = {
+        name: replace(told[name], modality="CT", intensity_unit=unit) for name, unit in (("site-a", "au"), ("site-b", "hu"))
+    }
+
+    found = [(one.rule, one.site) for one in between(changed, bounds) if one.rule == "B3"]
+
+    assert found == [("B3", "site-a")]
+
+
+@pytest.mark.parametrize(
+    ("other", "use", "expected"),
+    [("site-b", "train", "warn"), ("site-b", "test", "stop federation"), ("site-c", "train", "stop federation")],
+)
+def test_one_patient_at_two_sites_under_one_key(told, bounds, other, use, expected):
+    changed = told | {
+        "site-a": replace(told["site-a"], patients=(("p1", "train"), ("p2", "test"))),
+        other: replace(told[other], patients=(("p1", use), ("p9", "test"))),
+    }
+
+    (found,) = between(changed, bounds)
+
+    assert (found.rule, found.action, found.site) == ("B8", expected, other)
+    assert found.got.startswith("1 patients")
+
+
+def test_patients_are_told_only_under_a_key_of_ingest_and_hidden_by_the_sites_own(measured):
+    cohort, made = measured
+    rows = made["site-a"]
+
+    def patients(namespace, key=KEY):
+        made = summaries.summarise(rows, [], roster=cohort, site="site-a", key=key, namespace=namespace)
+        return [patient for patient, _ in made.patients]
+
+    assert patients("") == []
+    assert len(patients("0011")) == 4
+    assert not set(patients("0011")) & set(patients("0022"))
+    assert not set(patients("0011")) & set(patients("0011", b"other"))
+    assert not any(row.patient in told for row, told in zip(rows, patients("0011"), strict=True))
