@@ -39,7 +39,7 @@ def runs(pid):
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_phase_that_is_asked_to_end_leaves_no_process_behind(copied, number):
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     command = [sys.executable, "-m", "flows.federate", *copied.arguments()]
