@@ -111,12 +111,12 @@ def of_site(cases: Sequence[CaseShape], *, fewest: int = FEWEST_CASES) -> Finger
     """
     if not cases:
         raise DataError("cannot make a fingerprint of no case")
-    spacing = tuple(_histogram(_bin(case.spacing_zyx[axis]) for case in cases) for axis in range(3))
+    spacing = tuple(_histogram(spacing_bin(case.spacing_zyx[axis]) for case in cases) for axis in range(3))
     shape = tuple(_histogram(case.shape_zyx[axis] for case in cases) for axis in range(3))
     told = [case.foreground for case in cases if case.foreground is not None]
     foreground = numpy.sum(told, axis=0) if told else numpy.zeros(NUM_HU)
     if len(cases) < fewest:
-        spacing, shape = (tuple(_median_only(histogram) for histogram in part) for part in (spacing, shape))
+        spacing, shape = (tuple(median_only(histogram) for histogram in part) for part in (spacing, shape))
     if len(told) < fewest:
         told, foreground = [], numpy.zeros(NUM_HU)
     return Fingerprint(
@@ -182,7 +182,8 @@ def _normalisation(foreground: Float[NDArray[numpy.float64], "4096"]) -> tuple[t
     return (low, high), mean, float(numpy.sqrt(((clipped - mean) ** 2 * foreground).sum() / foreground.sum()))
 
 
-def _bin(spacing_mm: float) -> int:
+def spacing_bin(spacing_mm: float) -> int:
+    """Number the bin of a spacing."""
     return int(spacing_mm / SPACING_BIN_MM + 1e-9)
 
 
@@ -199,7 +200,8 @@ def _sum(histograms: Iterable[Histogram]) -> Histogram:
     return {number: total[number] for number in sorted(total)}
 
 
-def _median_only(histogram: Histogram) -> Histogram:
+def median_only(histogram: Histogram) -> Histogram:
+    """Keep what may be told of few cases: their number, in the bin of their median."""
     return {_percentile(histogram, 50): sum(histogram.values())}
 
 

@@ -17,7 +17,6 @@ Key = TypeVar("Key", str, int)
 PREFERRED_UNIT = {"CT": "hu"}
 """Where as many sites say one as the other."""
 
-SPACING_BIN_MM = 0.05
 MAX_RATIO = 4
 SHARED_BANDS = 0.5
 """Of the bands of two near hashes: copies share more, other patients fewer."""
@@ -66,7 +65,7 @@ class SiteSummary:
     num_patients: int
     annotated: tuple[str, ...]
     geometries: Mapping[str, int]
-    spacing: tuple[Mapping[int, int], Mapping[int, int], Mapping[int, int]]
+    spacing: tuple[Mapping[int, float], Mapping[int, float], Mapping[int, float]]
     quarantined: Mapping[str, int]
     digests: tuple[Digest, ...]
     patients: tuple[tuple[str, str], ...]
@@ -93,7 +92,13 @@ def summarise(
     kept = [row for row in rows if row.case not in first]
     values = sorted({int(value) for row in kept for value in (row.annotated or "").split(SEPARATOR) if value})
     spacing = tuple(
-        _told(_counts(_bin(getattr(row, f"spacing_{axis}")) for row in kept if getattr(row, f"spacing_{axis}") is not None))
+        _told(
+            _counts(
+                fingerprint.spacing_bin(getattr(row, f"spacing_{axis}"))
+                for row in kept
+                if getattr(row, f"spacing_{axis}") is not None
+            )
+        )
         for axis in "zyx"
     )
     digests = [
@@ -284,29 +289,16 @@ def _found(rule: str, action: Action, site: str, field: str, meaning: str, *, ex
     )
 
 
-def _told(histogram: Mapping[int, int]) -> Mapping[int, int]:
+def _told(histogram: Mapping[int, float]) -> Mapping[int, float]:
     """Tell the median's bin alone where few cases would be told one by one."""
-    num_cases = sum(histogram.values())
-    return {_middle(histogram): num_cases} if 0 < num_cases < fingerprint.FEWEST_CASES else histogram
+    is_few = 0 < sum(histogram.values()) < fingerprint.FEWEST_CASES
+    return fingerprint.median_only(histogram) if is_few else histogram
 
 
-def _bin(spacing_mm: float) -> int:
-    return int(spacing_mm / SPACING_BIN_MM + 1e-9)
-
-
-def _median(histogram: Mapping[int, int]) -> float:
+def _median(histogram: Mapping[int, float]) -> float:
     """Read the median off a histogram: the middle of its bin, in mm."""
-    return (_middle(histogram) + 0.5) * SPACING_BIN_MM
-
-
-def _middle(histogram: Mapping[int, int]) -> int:
-    """Find the bin of the median."""
-    half, seen = sum(histogram.values()) / 2, 0
-    for number in sorted(histogram):
-        seen += histogram[number]
-        if seen >= half:
-            return number
-    raise AssertionError("an empty histogram has no median")
+    (middle,) = fingerprint.median_only(histogram)
+    return (middle + 0.5) * fingerprint.SPACING_BIN_MM
 
 
 def _counts(values: Iterable[Key]) -> dict[Key, int]:

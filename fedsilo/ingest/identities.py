@@ -14,13 +14,13 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from fedsilo.cohort.privacy import LETTERS
 from fedsilo.errors import DataError, OutputError
 
 KEY_BYTES = 32
 KEY_TEXT = re.compile(r"^[0-9a-f]{64,}$")
 ID_LETTERS = 12
 """48 bits: two of a million names collide once in 560 sites, and then the site is refused."""
-LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 COLUMNS = ("kind", "source", "id")
 
