@@ -6,7 +6,7 @@ from argparse import Namespace
 from prefect import flow, unmapped
 
 from flows import cli, environment
-from tasks import compare, locks, progress, workers
+from tasks import compare, locks, progress, trails, workers
 from tasks.compare import Comparison
 from tasks.federation import Federation
 
@@ -26,7 +26,7 @@ def compare_runs(comparison: Comparison) -> None:
 
 
 def body(run: cli.Run, options: Namespace) -> None:
-    """Hold the comparison's folder and a process a site while the flow runs."""
+    """Hold the comparison's folder, the trail and a process a site while the flow runs."""
     comparison = Comparison(
         federation=Federation(roster=run.standing, params=run.params, paths=run.paths, surfaces=run.surfaces),
         runs=compare.find_runs(run.paths.workspace, options.runs),
@@ -35,6 +35,7 @@ def body(run: cli.Run, options: Namespace) -> None:
     with (
         locks.hold_folder(run.paths.checkpoints_dir),
         workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS),
+        trails.held(run.paths, comparison.sites),
     ):
         compare_runs(comparison)
 

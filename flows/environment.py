@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.paths import OUTER_RUN
+
 if TYPE_CHECKING:
     from prefect import Flow, State
     from prefect.client.schemas.objects import FlowRun
@@ -31,9 +33,6 @@ DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Variables and their values; one that is already set wins."""
-
-OUTER_RUN = "FEDSILO_OUTER_RUN"
-"""Variable that carries the id of the flow run which called ``dvc repro``; inner runs wear it as a tag."""
 
 
 def set_defaults() -> None:

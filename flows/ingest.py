@@ -10,7 +10,7 @@ from fedsilo import params as params_module
 from fedsilo.cohort import roster as rosters
 from fedsilo.errors import ParamsError
 from flows import cli, environment
-from tasks import ingest, locks, repro, workers
+from tasks import ingest, locks, paths, repro, workers
 from tasks.ingest import Ingestion, Request
 
 DESCRIPTION = __doc__
@@ -71,7 +71,7 @@ def body(options: argparse.Namespace) -> None:
     vocabulary, params = rosters.load_vocabulary(options.cohort), params_module.load(options.params, {}, ())
     if not rosters.IDENTIFIER.match(options.site):
         raise ParamsError(f"cannot use {options.site!r} as the name of a site: a-z first, then a-z, 0-9, _ and -, at most 40")
-    if options.out is None and vocabulary.name == repro.EMBEDDED:
+    if options.out is None and vocabulary.name == paths.EMBEDDED:
         raise ParamsError(
             f"cohort {vocabulary.name} is made of phantoms, which would overwrite the site; make a cohort of your own"
         )

@@ -5,7 +5,7 @@ import sys
 from prefect import flow, unmapped
 
 from flows import cli, environment
-from tasks import locks, prepare, workers
+from tasks import locks, prepare, trails, workers
 from tasks.judging import Preparation
 
 
@@ -24,11 +24,12 @@ def prepare_cohort(preparation: Preparation) -> None:
 
 
 def body(run: cli.Run) -> None:
-    """Hold the cohort's folder and a process a site while the flow runs."""
+    """Hold the cohort's folder, its trail and a process a site while the flow runs."""
     preparation = Preparation(roster=run.roster, params=run.params, paths=run.paths, data_root=run.data_root)
     with (
         locks.hold_folder(run.paths.checkpoints_dir),
         workers.pool(run.params.runtime.parallel_sites, "cpu", preload=workers.VOLUMES),
+        trails.held(run.paths, preparation.sites),
     ):
         prepare_cohort(preparation)
 

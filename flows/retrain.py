@@ -36,7 +36,10 @@ def retrain(cohort: str = "demo", workspace: str = ".", study: str | None = None
     variables = {environment.OUTER_RUN: str(flow_run.id)}
     root = Path(workspace)
     target = repro.target_of(root, cohort) if study is None else repro.study_target(root, study)
-    return repro.reproduce_graph(root, target, variables)
+    record = repro.reproduce_graph(root, target, variables)
+    if study is None:
+        repro.tell_restored(root, cohort, record)
+    return record
 
 
 def main(argv: Sequence[str] | None = None) -> int:

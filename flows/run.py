@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows import cli, server
-from tasks import leash, results
+from tasks import leash, results, trails
 
 
 def reproduce_and_show(cohort: str, workspace: str, study: str | None) -> int:
@@ -21,6 +21,8 @@ def reproduce_and_show(cohort: str, workspace: str, study: str | None) -> int:
     if not code:
         root = Path(workspace)
         sys.stdout.write(results.summary(root, cohort) if study is None else results.study_summary(root, study))
+        if study is None:
+            sys.stdout.write(trails.summary(root, cohort))
     return code
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from fedsilo.audit.events import Decision, Subject
 from fedsilo.errors import DataError
-from tasks import progress, scoring, workers
+from tasks import progress, scoring, trails, workers
 from tasks.federation import Federation
 from tasks.paths import RunPaths
 
@@ -72,6 +73,13 @@ def collect(parts: list[Path], comparison: Comparison) -> Path:
 
     table = cases.join(parts, comparison.federation.paths.compared_table)
     shutil.rmtree(comparison.parts_dir)
+    for run in comparison.runs:
+        subject = Subject("model", f"{run}/global", after=trails.hashed(comparison.paths(run).global_state))
+        decision = Decision("compare", "scored", trails.hashed(table))
+        outputs = [trails.artifact(table, table.relative_to(comparison.federation.paths.workspace).as_posix())]
+        trails.scribe(comparison.federation.audit).append(
+            "evaluate", "comparison of runs", subject=subject, outputs=outputs, decision=decision
+        )
     get_run_logger().info("%s", table)
     return table
 

@@ -13,7 +13,7 @@ from fedsilo.errors import ParamsError
 from fedsilo.federation.records import INSIDE
 from fedsilo.params import Params
 from fedsilo.types import SiteRole
-from tasks.paths import RunPaths
+from tasks.paths import AuditPaths, RunPaths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,6 +116,11 @@ class Federation:
     def journal_dir(self) -> Path:
         """Folder of the journal."""
         return self.paths.checkpoints_dir / self.journal_name
+
+    @property
+    def audit(self) -> AuditPaths:
+        """Files of the federation's trail."""
+        return self.paths.audit
 
     def journal(self) -> Journal:
         """Name the journal's files."""

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from fedsilo.errors import ParamsError
 
+EMBEDDED = "demo"
+"""The cohort that is made of phantoms and reproduced by the top dvc.yaml."""
+OUTER_RUN = "FEDSILO_OUTER_RUN"
+"""Variable that carries the id of the flow run which called ``dvc repro``; inner runs wear it as a tag."""
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 RUN_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?$")
 
@@ -35,6 +39,19 @@ class RunPaths:
     def artifact_suffix(self) -> str:
         """The run's name as keys of Prefect's artifacts allow it."""
         return re.sub(r"[^a-z0-9]+", "-", self.run)
+
+    @property
+    def audit(self) -> "AuditPaths":
+        """Files of the trail of the cohort's federation."""
+        return AuditPaths(self.workspace, self.cohort)
+
+    @property
+    def lock_file(self) -> Path:
+        """DVC's lock file of the graph that the run is a part of."""
+        study, _, within = self.run.partition("/")
+        if within:
+            return self.workspace / "studies" / study / "dvc.lock"
+        return self.workspace / "dvc.lock" if self.cohort == EMBEDDED else self.workspace / "cohorts" / "dvc.lock"
 
     def prepared_site(self, site: str) -> Path:
         """Folder of a site's prepared cases: manifest.csv, facts.parquet, contract.json, cases/."""
@@ -143,6 +160,11 @@ class AuditPaths:
         """Folder of a log's checkpoints."""
         _check_name(name, "a log")
         return self.workspace / "audit" / "checkpoints" / self.federation / name
+
+    def witness(self, site: str) -> Path:
+        """What a site saw of the federation's log when it last looked."""
+        _check_name(site, "a site")
+        return self.workspace / "audit" / self.federation / "witness" / f"{site}.json"
 
     def private_key(self, actor: str) -> Path:
         """An actor's private key, where it lies unless they keep it elsewhere."""

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from fedsilo.errors import ContractError, DataError
 from fedsilo.types import Split
-from tasks import contract_page, judging, plans, workers
+from tasks import contract_page, data_events, judging, plans, workers
 from tasks.judging import Preparation
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def check(preparation: Preparation) -> None:
         page = contract_page.headed(pages[site], site=site, num_cases=num_cases, outcome=judging.outcome(found), findings=found)
         files.write_text(preparation.paths.docs_dir / site / "index.html", page)
         files.write_json(preparation.paths.docs_dir / site / "contract.json", judging.verdict(preparation, site, found))
+        data_events.validated(preparation, site, found)
     for finding in [*everywhere, *(finding for found in verdicts.values() for finding in found)]:
         logger.log(WARNING if finding.action in {"warn", "quarantine"} else ERROR, finding.message)
     create_table_artifact(
@@ -94,6 +95,7 @@ def prepare(site: str, preparation: Preparation) -> Path:
     """Bring a site's cases to the working grid; the old folder is replaced when the new one is whole."""
     num_made, num_kept = workers.run(prepare_site, site=site, preparation=preparation)
     folder = preparation.paths.prepared_site(site)
+    data_events.accepted(preparation, site)
     get_run_logger().info("%s: %d cases prepared, %d unchanged, %s", site, num_made, num_kept, folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""Reproduce the graph of data and models; the only module that runs dvc and git.
+"""Reproduce the graph of data and models; the only module that runs dvc.
 
 DVC writes one workspace at a time, and a killed ``dvc`` leaves its stage running: so the whole of a reproduction holds
 ``.fedsilo.lock``, and dvc runs on a leash: it and its stages end when we do.
@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,12 +21,13 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo import files, sections
+from fedsilo.audit.events import Artifact
 from fedsilo.errors import DataError, FedsiloError, OutputError, ParamsError
-from tasks import leash
+from tasks import leash, trails, versions
+from tasks.paths import EMBEDDED, RunPaths
 
 Outcome = Literal["executed", "restored", "skipped"]
 
-EMBEDDED = "demo"
 LOCK_NAME = ".fedsilo.lock"
 OUTCOMES: Mapping[Outcome, re.Pattern[str]] = {
     "executed": re.compile(r"^Running (?:callback )?stage '(?P<stage>[^']+)':$"),
@@ -98,7 +99,7 @@ def reproduce(
     records: dict[str, StageRecord] = {}
     last = ""
     with _lock(workspace):
-        commit, dirty = _commit(workspace)
+        commit, dirty = versions.commit(workspace)
         command = [sys.executable, "-m", "dvc", "repro", target]
         with leash.hold(command, folder=workspace, environment=environment, output=subprocess.PIPE) as process:
             for written in process.stdout or ():
@@ -113,6 +114,36 @@ def reproduce(
         where = f" at stage {last}" if last else ""
         raise FedsiloError(f"dvc repro {target} stopped{where} with exit code {code}; the reason stands above")
     return Reproduction(target=target, stages=tuple(records.values()), commit=commit, dirty=dirty)
+
+
+@task(name="tell of restored", task_run_name="tell what was restored", cache_policy=NO_CACHE, persist_result=False)
+def tell_restored(workspace: Path, cohort: str, record: Reproduction) -> None:
+    """Say in the trail what DVC took from its cache instead of making it, if anything."""
+    stages = record.with_outcome("restored")
+    if not stages:
+        return
+    paths = RunPaths(workspace, cohort, cohort)
+    outputs = restored_outputs(workspace, paths.lock_file, stages)
+    with trails.held(paths, ()) as scribe:
+        scribe.append("run.restored", f"from DVC's cache: {', '.join(stages)}", outputs=outputs)
+
+
+def restored_outputs(workspace: Path, lock_file: Path, stages: Sequence[str]) -> list[Artifact]:
+    """List the files that the lock file names as outputs of some stages, with their hashes.
+
+    Raises:
+        DataError: The lock file lacks a stage.
+    """
+    locked = sections.read_yaml(lock_file).get("stages")
+    found: list[Path] = []
+    for stage in stages:
+        entry = locked.get(stage.rpartition(":")[2]) if isinstance(locked, dict) else None
+        if not isinstance(entry, dict):
+            raise DataError(f"cannot use {lock_file}: it lacks stage {stage}")
+        for out in entry.get("outs", []):
+            path = workspace / out["path"]
+            found += [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return [trails.artifact(path, path.relative_to(workspace).as_posix()) for path in sorted(found)]
 
 
 def target_of(workspace: Path, cohort: str) -> str:
@@ -235,19 +266,6 @@ def _lock(workspace: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _commit(workspace: Path) -> tuple[str | None, bool]:
-    """Say which commit the workspace is at, and whether tracked files differ from it."""
-    head = _git(workspace, "rev-parse", "HEAD")
-    changes = _git(workspace, "status", "--porcelain", "--untracked-files=no")
-    return head, bool(changes)
-
-
-def _git(workspace: Path, *arguments: str) -> str | None:
-    """Run git and return what it wrote, without the last newline; None if it failed."""
-    done = subprocess.run(["git", *arguments], cwd=workspace, capture_output=True, text=True, check=False)  # noqa: S603, S607  # argv, no shell
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _write(line: str) -> None:

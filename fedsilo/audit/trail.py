@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedsilo.audit import canonical, checkpoints, forms, verifier
 from fedsilo.audit.checkpoints import Checkpoint
+from fedsilo.audit.documents import Seen
 from fedsilo.audit.events import VERSION, Draft, Event, Subject, Why
 from fedsilo.audit.keys import EVENT_DOMAIN, Signer
 from fedsilo.audit.line_checks import TIME_FORMAT, after
@@ -51,6 +52,16 @@ class Trail:
     def state(self) -> State:
         """What is known after the lines that this object has read."""
         return self._replay.state
+
+    @property
+    def seen(self) -> Seen:
+        """Size and root of the lines that this object has read."""
+        size = self.state.size
+        return Seen(size, self.root(size))
+
+    def root(self, size: int) -> str:
+        """Give the root of the first lines."""
+        return f"sha256:{self._replay.tree.root(size).hex()}"
 
     def refresh(self) -> Verdict:
         """Read and check what was appended since, and all checkpoints that are there.
