@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run study test lint ui bench clean
+.PHONY: help run study test lint ui chaos bench clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
 
@@ -24,6 +24,9 @@ lint: $(INSTALLED)  ## style, types and layers
 
 ui: $(INSTALLED)  ## Prefect's server and UI in the foreground: make ui PORT=4200
 	@$(BIN)/python -m flows.server --port $(PORT)
+
+chaos: $(INSTALLED)  ## kill phases at random moments and compare the results; about half an hour
+	@$(BIN)/python tests/chaos.py
 
 bench: $(INSTALLED)  ## every script in benchmarks/
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -34,6 +34,10 @@ class CheckpointError(FedsiloError):
     """A stored state is missing, cut off or differs from its recorded SHA-256."""
 
 
+class DeadlineError(FedsiloError):
+    """A site's turn took longer than it may."""
+
+
 class RoutingError(FedsiloError):
     """A network or list of experts cannot be routed."""
 

@@ -83,7 +83,7 @@ def admit_sites(paths: AuditPaths, opened: Trail, sites: Iterable[str]) -> None:
 
 def _add_site(paths: AuditPaths, opened: Trail, site: str) -> None:
     """Make a site's demo key and add it to the register."""
-    entry = _demo_entry(paths, site, f"Demo site {site}", (SITE,), site)
+    entry = demo_entry(paths, site, f"Demo site {site}", (SITE,), site)
     content, why = forms.plain(entry), Why("demo", f"demo key of {site}")
     subject = Subject("key", entry.key, after=documents.content_hash(content))
     created = trail.utc_now().strftime(TIME_FORMAT)
@@ -94,15 +94,15 @@ def _add_site(paths: AuditPaths, opened: Trail, site: str) -> None:
 
 def _found_demo(paths: AuditPaths, sites: Iterable[str]) -> None:
     """Make keys for a server, persons and sites, and found the federation with them."""
-    entries = [_demo_entry(paths, SERVER, "Demo server", (SERVER,))]
-    entries += [_demo_entry(paths, actor, name, roles) for actor, (name, roles) in DEMO_PERSONS.items()]
-    entries += [_demo_entry(paths, site, f"Demo site {site}", (SITE,), site) for site in sorted(set(sites))]
+    entries = [demo_entry(paths, SERVER, "Demo server", (SERVER,))]
+    entries += [demo_entry(paths, actor, name, roles) for actor, (name, roles) in DEMO_PERSONS.items()]
+    entries += [demo_entry(paths, site, f"Demo site {site}", (SITE,), site) for site in sorted(set(sites))]
     policy = Policy(quorum=1, approvals=1, separate_promoter=True)
     made = foundings.draw_up(paths.federation, entries, policy=policy, created=trail.utc_now().strftime(TIME_FORMAT))
     foundings.write(foundings.sign(made, signer(paths, DEMO_ADMIN)), paths.founding)
 
 
-def _demo_entry(paths: AuditPaths, actor: str, name: str, roles: tuple[str, ...], site: str | None = None) -> KeyEntry:
+def demo_entry(paths: AuditPaths, actor: str, name: str, roles: tuple[str, ...], site: str | None = None) -> KeyEntry:
     """Make an actor's key, or take the one that an interrupted run left."""
     if site is not None and site in TAKEN:
         raise DataError(f"no site can have the name {site}: it is another actor's")

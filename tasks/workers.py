@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from fedsilo.errors import FedsiloError
+from fedsilo.errors import DeadlineError, FedsiloError
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -42,6 +42,15 @@ class _Worker:
     device: str = "cpu"
 
 
+class _LostError(Exception):
+    """A child is of no more use."""
+
+    def __init__(self, reason: FedsiloError) -> None:
+        """Keep what its job's caller is told."""
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Pool:
     """Children that take jobs one at a time."""
 
@@ -52,16 +61,22 @@ class Pool:
             os.environ[name] = "1"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
         self._preload = tuple(preload)
+        self._context = multiprocessing.get_context("forkserver")
         self._workers: list[_Worker] = []
         self._free: queue.Queue[_Worker | Exception] = queue.Queue()
         self._failure: Exception | None = None
         self._starter = threading.Thread(target=self._start, args=(parallel_sites, device), name="start of the pool")
         self._starter.start()
 
-    def run(self, function: Callable[..., ResultT], kwargs: dict[str, object]) -> ResultT:
+    def run(
+        self, function: Callable[..., ResultT], kwargs: dict[str, object], *, deadline_seconds: float | None = None
+    ) -> ResultT:
         """Run ``function(**kwargs, device=...)`` in a free child and wait for its result.
 
+        A child that died, or had to be ended because its job took longer than ``deadline_seconds``, is replaced.
+
         Raises:
+            DeadlineError: The job took too long.
             FedsiloError: The job raised one, its child died, or there is no such device.
             RuntimeError: The job failed with a fault of ours; the message is the child's traceback.
         """
@@ -70,7 +85,10 @@ class Pool:
             self._free.put(worker)
             raise worker
         try:
-            return _answer(worker, function, {**kwargs, "device": worker.device})
+            return _answer(worker, function, {**kwargs, "device": worker.device}, deadline_seconds)
+        except _LostError as error:
+            worker = self._replace(worker)
+            raise error.reason from error
         finally:
             self._free.put(worker)
 
@@ -98,7 +116,7 @@ class Pool:
 
     def _start(self, parallel_sites: int, device: str) -> None:
         """Start the children; what goes wrong is raised by whoever waits for one."""
-        context = multiprocessing.get_context("forkserver")
+        context = self._context
         context.set_forkserver_preload(list(self._preload))
         try:
             first = self._child(context)
@@ -113,8 +131,19 @@ class Pool:
                 worker.device = name
                 self._free.put(worker)
         except Exception as error:  # raised by run and check
-            self._failure = error
-            self._free.put(error)
+            self._failure = error.reason if isinstance(error, _LostError) else error
+            self._free.put(self._failure)
+
+    def _replace(self, lost: _Worker) -> _Worker:
+        """End a child that is of no more use, and start another in its place."""
+        lost.process.kill()
+        lost.process.join()
+        lost.jobs.close()
+        lost.lifeline.close()
+        self._workers.remove(lost)
+        worker = self._child(self._context)
+        worker.device = lost.device
+        return worker
 
     def _child(self, context: "ForkServerContext") -> _Worker:
         """Fork one child; waits for the fork server's imports the first time."""
@@ -129,13 +158,18 @@ class Pool:
         return worker
 
 
-def _answer(worker: _Worker, function: Callable[..., ResultT], kwargs: dict[str, object]) -> ResultT:
+def _answer(
+    worker: _Worker, function: Callable[..., ResultT], kwargs: dict[str, object], deadline_seconds: float | None = None
+) -> ResultT:
     """Send a job to a child and wait; see `Pool.run` for errors."""
+    named = f"{function.__name__} of {kwargs.get('site', 'a device')}"
     try:
         worker.jobs.send((function, kwargs))
+        if not worker.jobs.poll(deadline_seconds):
+            raise _LostError(DeadlineError(f"{named} took longer than {deadline_seconds:.0f} s and was ended"))
         kind, answer = worker.jobs.recv()
     except (EOFError, OSError) as error:
-        raise FedsiloError(f"the process of {function.__name__} died (out of memory?): {kwargs}") from error
+        raise _LostError(FedsiloError(f"the process of {named} died (out of memory?)")) from error
     if kind == "error":
         raise cast("FedsiloError", answer)
     if kind == "fault":
@@ -176,7 +210,7 @@ def pool(parallel_sites: int, device: str, *, preload: Sequence[str]) -> Iterato
         opened.close()
 
 
-def run(function: Callable[..., ResultT], /, **kwargs: object) -> ResultT:
+def run(function: Callable[..., ResultT], /, *, deadline_seconds: float | None = None, **kwargs: object) -> ResultT:
     """Run a job in the pool that is open.
 
     Raises:
@@ -184,7 +218,7 @@ def run(function: Callable[..., ResultT], /, **kwargs: object) -> ResultT:
     """
     if not _open:
         raise RuntimeError("no pool of workers is open")
-    return _open[-1].run(function, kwargs)
+    return _open[-1].run(function, kwargs, deadline_seconds=deadline_seconds)
 
 
 def _serve(jobs: Connection, lifeline: Connection, has_torch: bool) -> None:  # noqa: FBT001  # only _child calls it

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,22 +13,15 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL
+from tiny_run import hashes
 
 from fedsilo import files
+from fedsilo.audit import trail, verifier
 from flows import federate, inside, outside, phantoms, prepare, report
+from tasks import trails
 
 ROOT = Path(__file__).parents[2]
 PHASES = (federate, inside, outside, report)
-
-
-def hashes(folder):
-    """SHA-256 of every result: models, tables, metrics, plots, overlays."""
-    return {
-        str(path.relative_to(folder)): files.sha256_file(path)
-        for part in ("runs", "reports")
-        for path in sorted((folder / part).rglob("*"))
-        if path.is_file()
-    }
 
 
 def play(made):
@@ -94,6 +88,21 @@ def test_dice_alone_is_the_same_dice_and_can_be_reported(tmp_path, first):
         assert scores(made, name) == [row for row in scores(first, name) if row["metric"] not in slow]
 
     assert report.main(made.arguments()) == 0
+
+
+def test_the_trail_tells_of_every_phase_and_holds(first):
+    assert re.search(r"demo/federation.jsonl, \d+ lines verified", trails.summary(first.folder, "demo"))
+    events = verifier.read_events(trail.read(first.folder / "audit/demo/federation.jsonl"))
+    kinds = {event.kind for event in events}
+    assert kinds >= {"log.open", "data.validate", "data.accept", "evaluate"}
+    accepted = {event.subject.name: event.subject.after for event in events if event.kind == "data.accept"}
+    assert accepted == {
+        f"demo/{path.parent.name}": f"sha256:{files.sha256_file(path)}"
+        for path in (first.folder / "data/prepared/demo").glob("*/manifest.csv")
+    }
+    model = f"sha256:{files.sha256_file(first.folder / 'runs/demo/global.safetensors')}"
+    gates = {event.decision.gate for event in events if event.kind == "evaluate" and event.subject.after == model}
+    assert gates >= {"inside", "outside"}
 
 
 def test_one_site_at_a_time_in_a_fresh_folder_gives_the_same_bytes(tmp_path, first, make_workspace):

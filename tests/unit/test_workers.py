@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsilo.errors import DataError, FedsiloError
+from fedsilo.errors import DataError, DeadlineError, FedsiloError
 from tasks import workers
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def where(*, word, device):
     return word, device, os.getpid(), torch.get_num_threads()
 
 
-def fail(*, kind, device):
+def fail(*, kind, device, site=None):
     if kind == "ours":
         raise DataError("site a has no b")
     if kind == "fault":
@@ -44,8 +44,26 @@ def test_errors_keep_their_kind_and_a_death_is_one_too():
             workers.run(fail, kind="ours")
         with pytest.raises(RuntimeError, match="planted"):
             workers.run(fail, kind="fault")
-        with pytest.raises(FedsiloError, match="the process of fail died"):
-            workers.run(fail, kind="death")
+        with pytest.raises(FedsiloError, match="the process of fail of ct-a died"):
+            workers.run(fail, kind="death", site="ct-a")
+        assert workers.run(where, word="again")[0] == "again", "another child takes its place"
+
+
+def sleep(*, seconds, device):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_a_job_that_takes_too_long_is_ended_and_the_next_one_runs_elsewhere():
+    with workers.pool(1, "cpu", preload=["torch"]):
+        first = workers.run(sleep, seconds=0.0, deadline_seconds=60.0)
+        with pytest.raises(DeadlineError, match="sleep of a device took longer than 1 s and was ended"):
+            workers.run(sleep, seconds=600.0, deadline_seconds=1.0)
+        second = workers.run(sleep, seconds=0.0, deadline_seconds=60.0)
+
+    assert first != second
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
 
 
 def is_imported(*, module, device):
