@@ -54,8 +54,8 @@ def judge(before: Scores, candidate: Scores, without: Mapping[str, Scores], *, m
         margin: Loss of mean Dice from which on a site vetoes.
 
     Returns:
-        The verdict. There is a suspect if without its update the others gain more than half of the margin by their lower median; of equals
-        the first by name.
+        The verdict. There is a suspect if without its update the others gain more than half of the margin by their lower
+        median; of equals the first by name.
     """
     lost = losses(before, candidate, margin=margin)
     if not lost:
