@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from fedsilo.admission_params import AdmissionParams
 from fedsilo.aggregation_params import AggregationParams
 from fedsilo.errors import ParamsError
 from fedsilo.outside_params import OutsideParams
@@ -191,6 +192,7 @@ class FederateParams(Section):
     patch_zyx: tuple[Count, Count, Count] = Field(description="training crop in working voxels; z is ignored in 2D")
     weighting: Literal["cases", "slices", "uniform", "latent"] = Field(description="a site's weight in the average")
     latent_weights: LatentWeightParams = Field(description="of weighting latent")
+    admission: AdmissionParams
     aggregation: AggregationParams
     algorithm: AlgorithmParams
     participation: Annotated[float, Field(gt=0, le=1)] = Field(

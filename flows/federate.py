@@ -39,7 +39,8 @@ def federate_sites(federations: tuple[Federation, ...], run: str) -> None:
             federation, round_index, futures = waiting.popleft()
             for future in futures:
                 turn = future.result()
-                advance(site=turn.site, round_index=round_index, loss=turn.train_loss, dice=turn.val_dice_inside)
+                if turn is not None:
+                    advance(site=turn.site, round_index=round_index, loss=turn.train_loss, dice=turn.val_dice_inside)
             federate.aggregate_round(round_index, federation)
             if round_index + 1 < rounds:
                 waiting.append(_submit(federation, round_index + 1))
@@ -51,9 +52,9 @@ def federate_sites(federations: tuple[Federation, ...], run: str) -> None:
         federate.finish(federation)
 
 
-def _submit(federation: Federation, round_index: int) -> tuple[Federation, int, "list[PrefectFuture[SiteRecord]]"]:
-    """Let the sites of a federation take their turns in a round."""
-    sites = federation.taking_part(round_index)
+def _submit(federation: Federation, round_index: int) -> tuple[Federation, int, "list[PrefectFuture[SiteRecord | None]]"]:
+    """Open a round of a federation and let its sites take their turns."""
+    sites = federate.open_round(round_index, federation)
     return federation, round_index, [federate.train_site.submit(site, round_index, federation) for site in sites]
 
 
