@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         sys.stdout.write(COMMANDS[options.command](options))
     except UnknownModelError as error:
-        return _end(options, REFUSED, {"reason": str(error)}, error)
+        return _end(options, REFUSED, {"reason": str(error)}, error, verdict="unknown")
     except AuditRefusedError as error:
         return _end(options, REFUSED, {"log": error.log, "line": error.line, "code": error.code, "reason": error.reason}, error)
     except FedsiloError as error:
@@ -166,10 +166,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _end(options: argparse.Namespace, code: int, told: dict[str, object], error: FedsiloError) -> int:
+def _end(
+    options: argparse.Namespace, code: int, told: dict[str, object], error: FedsiloError, *, verdict: str | None = None
+) -> int:
     """Say what went wrong."""
     if getattr(options, "json", False):
-        sys.stdout.write(json.dumps({"verdict": "refused" if code == REFUSED else "unchecked", **told}, sort_keys=True) + "\n")
+        verdict = verdict or ("refused" if code == REFUSED else "unchecked")
+        sys.stdout.write(json.dumps({"verdict": verdict, **told}, sort_keys=True) + "\n")
     sys.stderr.write(f"fedsilo: {error}\n")
     return code
 

@@ -175,7 +175,11 @@ def export(books: Books, form: str, out: Path, key: Path | None) -> str:
 
     Raises:
         AuditRefusedError: The log is refused; nothing is written.
+        DataError: It would be written over what it is made of.
     """
+    sources = (books.log, books.founding, books.federation_log, *books.checkpoints.glob("*"))
+    if out.resolve() in {path.resolve() for path in sources}:
+        raise DataError(f"{out} is a file of the trail, which nothing is written over")
     held = books.read()
     held.verify()
     files.write_text(out, FORMATS[form](verifier.read_events(held.content)))

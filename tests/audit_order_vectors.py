@@ -77,6 +77,18 @@ def document_says_so__another_round():
 
 
 @vector
+def document_says_so__order_to_another_site():
+    draft = Draft("order.accept", WHY, site="site-a", round_index=0, attached=tale.order(site="site-b", round=0))
+    return opened().add(draft, "site-a")
+
+
+@vector
+def document_says_so__order_for_another_round():
+    draft = Draft("order.accept", WHY, site="site-a", round_index=1, attached=tale.order(site="site-a", round=0))
+    return opened().add(draft, "site-a")
+
+
+@vector
 def document_of_today():
     """A federation that was founded anew under its old name: what was signed before is of the old one."""
     return carried(tale.approval("first", created="2025-12-31T23:59:59.999999Z"))
@@ -211,6 +223,21 @@ def one_file_a_round__another_round_is_opened():
     story = tale.submit(opened(), name="demo/site-a")
     story.add(Draft("round.open", WHY, round_index=1, subject=Subject("model", "demo/server", after=hash_of("x"))))
     return tale.submit(story, name="demo/site-a", file="another")
+
+
+@vector
+def manifest_of_this_round():
+    """What a site signed for one run is no update of another."""
+    story = opened()
+    tale.submit(story, name="demo/site-a", seen=None)
+    return tale.submit(story, name="study/demo/site-a", seen=None)
+
+
+@vector
+def manifest_of_this_round__opened_again():
+    story = tale.submit(opened(), name="demo/site-a", seen=None)
+    story.add(Draft("round.open", WHY, round_index=0, subject=Subject("model", "demo/server", after=hash_of("x"))))
+    return tale.submit(story, name="demo/site-a", seen=None)
 
 
 @vector

@@ -175,7 +175,14 @@ def _counted(entry: Artifact, submit: Event | None) -> Counted:
         line=None if submit is None else submit.seq + 1,
         num_cases=cases if type(cases) is int else None,
         data=_text(_part(manifest, "data"), "manifest_sha256"),
+        members=_members(_part(manifest, "data").get("sites")),
     )
+
+
+def _members(sites: object) -> tuple[Artifact, ...]:
+    """Read the sites that a manifest names with the hashes of their data."""
+    told = sites if isinstance(sites, list) else []
+    return tuple(forms.build(Artifact, entry) for entry in told if forms.flaw(Artifact, entry) is None)
 
 
 def _part(record: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -191,25 +198,27 @@ def _text(record: Mapping[str, object], name: str) -> str | None:
 
 def _data(index: _Index, rounds: Sequence[Round]) -> tuple[tuple[Data, ...], list[Event]]:
     """Say on which data sites trained in which rounds, with the events that accepted them."""
-    found: dict[tuple[str, str], list[tuple[Round, Counted, Event | None]]] = {}
+    found: dict[tuple[str, str], list[tuple[Round, int | None, Event | None]]] = {}
     for part in rounds:
         for entry in part.updates:
-            accept = index.accepted(entry.site, entry.data, part.line - 1)
-            of_site = accept.subject.after if accept and accept.subject else None
-            if known := entry.data or (of_site or "").removeprefix("sha256:"):
-                found.setdefault((entry.site, known), []).append((part, entry, accept))
-    data = [
+            held: list[tuple[str, str | None, int | None]] = [(member.name, member.sha256, None) for member in entry.members]
+            for site, data, cases in held or [(entry.site, entry.data, entry.num_cases)]:
+                accept = index.accepted(site, data, part.line - 1)
+                of_site = accept.subject.after if accept and accept.subject else None
+                if known := data or (of_site or "").removeprefix("sha256:"):
+                    found.setdefault((site, known), []).append((part, cases, accept))
+    trained = [
         Data(
             site=site,
             sha256=sha256,
             line=accept.seq + 1 if (accept := told[-1][2]) else None,
             ts=accept.ts if accept else None,
-            num_cases=max((entry.num_cases for _, entry, _ in told if entry.num_cases is not None), default=None),
+            num_cases=max((cases for _, cases, _ in told if cases is not None), default=None),
             rounds=tuple(part.index for part, _, _ in told if part.index is not None),
         )
         for (site, sha256), told in sorted(found.items())
     ]
-    return tuple(data), [event for told in found.values() for _, _, event in told if event]
+    return tuple(trained), [event for told in found.values() for _, _, event in told if event]
 
 
 def _inputs(openings: Iterable[tuple[Event, int | None]]) -> tuple[Named, ...]:

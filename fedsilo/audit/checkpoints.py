@@ -62,8 +62,8 @@ def find(path: Path) -> tuple[Checkpoint, ...]:
 
 
 def ordered(found: Iterable[Checkpoint]) -> tuple[Checkpoint, ...]:
-    """Sort checkpoints by their sizes."""
-    return tuple(sorted(found, key=lambda checkpoint: checkpoint.size))
+    """Sort checkpoints by their sizes, those of one size in any order that stays."""
+    return tuple(sorted(found, key=lambda checkpoint: (checkpoint.size, checkpoint.root, checkpoint.ts, checkpoint.sig)))
 
 
 def newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:

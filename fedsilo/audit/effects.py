@@ -28,7 +28,10 @@ def follow(step: Step) -> State:
     if event.kind == "round.open":
         return replace(known, rounds=known.rounds.put(step.part, event.seq))
     if event.kind == "update.submit":
-        return replace(known, updates=known.updates.put(step.part, (event.seq, step.model)))
+        known = replace(known, updates=known.updates.put(step.part, (event.seq, step.model)))
+        if step.manifest_hash is None or step.manifest_hash in known.manifests:
+            return known
+        return replace(known, manifests=known.manifests.put(step.manifest_hash, (event.seq, step.part)))
     return _follow_model(known, event, step.person)
 
 

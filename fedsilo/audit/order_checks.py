@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from fedsilo.audit import documents, forms
-from fedsilo.audit.documents import Approval, Change, Release, Update
+from fedsilo.audit.documents import Approval, Change, Order, Release, Update
 from fedsilo.audit.events import INCONCLUSIVE, KEY_KINDS, PASS
 from fedsilo.audit.register import SERVER, SITE, Anchor, KeyEntry, entry_flaw
-from fedsilo.audit.state import Candidate, Step, run_of
+from fedsilo.audit.state import Candidate, Step
 
 OVERRIDE = 2
 """Persons who must approve a model whose verdict is inconclusive, at least."""
@@ -68,6 +68,10 @@ def document_says_so(step: Step) -> str | None:
     elif isinstance(document, Change):
         found += (document.event, document.subject)
         expected += (event.kind, subject)
+    elif isinstance(document, Order) and event.kind == "order.accept":
+        more = event.attached or {}
+        found += (more.get("site", event.site), more.get("round", event.round_index))
+        expected += (event.site, event.round_index)
     elif isinstance(document, Update) and step.lends:
         found += (document.site, document.round_index, f"sha256:{document.file_sha256}")
         expected += (event.site, event.round_index, subject.after)
@@ -174,12 +178,17 @@ def _not_beginning(step: Step, size: int, root: str) -> str | None:
 def one_file_a_round(step: Step) -> str | None:
     """A site submits one file in a round; another may come when the round of that run is opened again."""
     known = None if step.event.kind != "update.submit" else step.state.updates.get(step.part)
-    if known is None or known[1] == step.model:
-        return None
-    reopened = max(step.state.rounds.get((run, step.part[1]), -1) for run in (run_of(step.part[0]), ""))
-    if reopened > known[0]:
+    if known is None or known[1] == step.model or step.reopened > known[0]:
         return None
     return f"{step.part[0]} has submitted {known[1]} in round {step.part[1]} already, not {step.model}"
+
+
+def manifest_of_this_round(step: Step) -> str | None:
+    """A site's manifest is of one update in one round; told of again it must be the same, before that round is opened again."""
+    known = None if step.manifest_hash is None else step.state.manifests.get(step.manifest_hash)
+    if known is None or (known[1] == step.part and known[0] >= step.reopened):
+        return None
+    return f"the attached manifest was used in line {known[0] + 1}, for {known[1][0]} in round {known[1][1]}"
 
 
 def evaluated_first(step: Step) -> str | None:

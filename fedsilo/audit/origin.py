@@ -4,18 +4,22 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedsilo.audit import forms
-from fedsilo.audit.events import Environment
+from fedsilo.audit.events import Artifact, Environment
 
 
 @dataclass(frozen=True)
 class Counted:
-    """An update that counted in a round, with what its site's manifest says of it; None where there is no manifest."""
+    """An update that counted in a round, with what its site's manifest says of it; None where there is no manifest.
+
+    ``members`` are the sites whose data a participant holds that has more than its own.
+    """
 
     site: str
     sha256: str
     line: int | None
     num_cases: int | None
     data: str | None
+    members: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True)

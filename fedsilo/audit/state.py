@@ -72,6 +72,7 @@ class State:
         carried: Hashes of persons' documents that were attached, with the lines' places.
         rounds: By run and round the place of the line that opened it last.
         updates: By update and round the place of the last line that submitted it, and its file's hash.
+        manifests: By hash of a site's manifest the place of the line that submitted it first, and the update and round.
         candidates: By model hash; a candidate is known from its evaluation on.
         champions: By model name.
         rotated: Whether the log has ended.
@@ -86,6 +87,7 @@ class State:
     carried: Grown[str, int] = field(default_factory=Grown)
     rounds: Grown[Part, int] = field(default_factory=Grown)
     updates: Grown[Part, tuple[int, str]] = field(default_factory=Grown)
+    manifests: Grown[str, tuple[int, Part]] = field(default_factory=Grown)
     candidates: Grown[str, Candidate] = field(default_factory=Grown)
     champions: Mapping[str, Champion] = field(default_factory=dict)
     rotated: bool = False
@@ -145,10 +147,16 @@ class Step:
     @functools.cached_property
     def document_hash(self) -> str | None:
         """Hash of an attached document that lends a person's authority, which it does once."""
-        attached = self.event.attached
-        if attached is None or not self.lends or self.document_kind.role not in PERSONS:
-            return None
-        return canonical.digest(canonical.dumps(attached))
+        return self._lent if self.event.attached and self.document_kind.role in PERSONS else None
+
+    @functools.cached_property
+    def manifest_hash(self) -> str | None:
+        """Hash of an attached manifest by which a site submits an update."""
+        return self._lent if self.event.attached and self.event.kind == "update.submit" else None
+
+    @property
+    def _lent(self) -> str | None:
+        return canonical.digest(canonical.dumps(self.event.attached)) if self.event.attached and self.lends else None
 
     @functools.cached_property
     def authorised(self) -> bool:
@@ -168,6 +176,12 @@ class Step:
         """What part of which round it is about: of a run's, or of an update's."""
         name = self.event.subject.name if self.event.subject else ""
         return run_of(name) if self.event.kind == "round.open" else name, self.event.round_index or 0
+
+    @property
+    def reopened(self) -> int:
+        """Place of the line that opened the round of this update last, -1 if none did; one that names no run opens all."""
+        name, index = self.part
+        return max(self.state.rounds.get((run, index), -1) for run in (run_of(name), ""))
 
     @property
     def takes_effect(self) -> bool:

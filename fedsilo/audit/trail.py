@@ -234,6 +234,7 @@ class Trail:
         except OSError as error:
             with suppress(OSError):  # what cannot be taken back is a torn tail, which nobody appends to
                 os.ftruncate(handle, self._end)
+                os.fsync(handle)
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from None
 
 

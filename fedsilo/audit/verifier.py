@@ -166,6 +166,7 @@ CHECKS = Checks(
         ("checkpoint-root", order.anchored),
         ("checkpoint-root", order.seen),
         ("sequence", order.one_file_a_round),
+        ("sequence", order.manifest_of_this_round),
         ("sequence", order.evaluated_first),
         ("sequence", order.verdict_first),
         ("sequence", order.verdict_approved),

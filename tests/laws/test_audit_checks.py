@@ -61,7 +61,8 @@ def overridden(story):
 
 def submitted_again(story):
     """The same file may be told of again, by a run that went on after it was killed."""
-    return tale.submit(tale.submit(story, name="demo/site-a"), name="demo/site-a", seen=None)
+    tale.submit(tale.submit(story, name="demo/site-a", seen=None), name="demo/site-a", seen=None)
+    return tale.submit(story, name="demo/site-a")  # with another manifest
 
 
 def submitted_in_the_next_run(story):
@@ -75,6 +76,14 @@ def submitted_in_the_next_run(story):
 
 def submitted_in_two_runs(story):
     return tale.submit(tale.submit(story, name="demo/site-a"), name="study/demo/site-a", file="another")
+
+
+def orders(story):
+    """A site tells of the order that it follows, and of one that it does not, which may be to another."""
+    mine, other = (tale.order(site=site, round=2) for site in ("site-a", "site-b"))
+    story.add(Draft("order.accept", WHY, site="site-a", round_index=2, attached=mine), "site-a")
+    story.add(Draft("order.accept", WHY, site="site-a", round_index=2, attached=tale.order()), "site-a")
+    return story.add(Draft("order.refuse", WHY, site="site-a", round_index=2, attached=other), "site-a")
 
 
 def ended(story):
@@ -133,6 +142,7 @@ def two_changes_at_once(story):
         submitted_again,
         submitted_in_the_next_run,
         submitted_in_two_runs,
+        orders,
         ended,
         side_by_side,
         two_names,

@@ -168,6 +168,18 @@ class TestExport:
         assert (event["event"], event["outputs"][0]["name"]) == ("export", "out")
         assert event["outputs"][0]["sha256"] == files.sha256_file(out)
 
+    @pytest.mark.parametrize("name", ["demo/federation.jsonl", "demo/founding.json", "checkpoints/demo/federation/1.json"])
+    def test_nothing_of_the_trail_is_written_over(self, trail, tmp_path, name):
+        trail.told("checkpoint", "--key", trail.key("server"))
+        (tmp_path / "link").symlink_to(tmp_path / "audit")
+        before = (tmp_path / "audit" / name).read_bytes()
+
+        for out in (tmp_path / "audit" / name, tmp_path / "link" / name):
+            code, _, err = trail.run("export", "--format", "csv", "--out", out)
+            assert code == UNCHECKED
+            assert "a file of the trail" in err
+        assert (tmp_path / "audit" / name).read_bytes() == before
+
     def test_a_log_that_is_refused_is_not_exported(self, trail, tmp_path):
         trail.log.write_bytes(trail.log.read_bytes().replace(b"begins", b"begin5"))
 
