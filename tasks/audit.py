@@ -131,7 +131,7 @@ def check_proof(proof: Path, founding: Path) -> str:
         AuditRefusedError: It is refused.
         DataError: A file is missing, or a key was added after the founding.
     """
-    event, checkpoint = proofs.check(read_record(proof), foundings.read(founding))
+    event, checkpoint = proofs.check(canonical.read(proof), foundings.read(founding))
     line = canonical.dumps(forms.plain(event)).decode("ascii")
     return f"verified {event.log} line {event.seq + 1} under the checkpoint of {checkpoint.size} lines\n{line}\n"
 
@@ -210,7 +210,7 @@ def found(path: Path, federation: str, entries: list[Path], policy: Policy) -> s
     """
     if path.exists():
         raise DataError(f"{path} is there already; a federation is founded once")
-    known = [_entry(read_record(entry), str(entry)) for entry in entries]
+    known = [_entry(canonical.read(entry), str(entry)) for entry in entries]
     made = foundings.draw_up(federation, known, policy=policy, created=trail.utc_now().strftime(TIME_FORMAT))
     foundings.write(made, path)
     return f"wrote {path}: hash {made.digest}, to be signed by {policy.quorum} admins\n"
@@ -225,7 +225,7 @@ def sign_founding(path: Path, key: Path) -> str:
 
 def add_key(books: Books, entry: Path, key: Path, why: Why) -> str:
     """Sign that a key is added; it is when the quorum of admins has."""
-    added = _entry(read_record(entry), str(entry))
+    added = _entry(canonical.read(entry), str(entry))
     content = forms.plain(added)
     subject = Subject("key", added.key, after=documents.content_hash(content))
     return _change(books, "key.add", subject=subject, content=content, key=key, why=why)
@@ -301,20 +301,6 @@ def _change(
     by = opened.state.pending.get((kind, subject))
     outcome = "takes effect" if by is None else f"signed by {len(by)} of {opened.setting.founding.policy.quorum}"
     return f"line {event.seq + 1}: {kind} {subject.name} {outcome}\n"
-
-
-def read_record(path: Path) -> dict[str, object]:
-    """Read a JSON object that may be laid out for people.
-
-    Raises:
-        DataError: It is missing or no JSON object in ASCII.
-    """
-    try:
-        return canonical.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    except DataError as error:
-        raise DataError(f"cannot use {path}: {error}") from None
 
 
 def _entry(record: Mapping[str, object], where: str) -> KeyEntry:

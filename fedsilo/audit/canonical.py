@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from fedsilo.errors import DataError
 
@@ -44,6 +45,20 @@ def loads(content: bytes) -> dict[str, object]:
     if not isinstance(record, dict):
         raise DataError(f"expected a JSON object, got {type(record).__name__}")
     return record
+
+
+def read(path: Path) -> dict[str, object]:
+    """Read a file with a JSON object that may be laid out for people.
+
+    Raises:
+        DataError: It is missing or no such object.
+    """
+    try:
+        return loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    except DataError as error:
+        raise DataError(f"cannot use {path}: {error}") from None
 
 
 def flaw(value: object, depth: int = MAX_DEPTH) -> str | None:

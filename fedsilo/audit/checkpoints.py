@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsilo import files
-from fedsilo.audit import canonical, disk, forms
+from fedsilo.audit import canonical, forms
 from fedsilo.audit.keys import CHECKPOINT_DOMAIN, Signer
 from fedsilo.errors import AuditRefusedError, DataError
 
@@ -39,9 +39,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> Path:
     Raises:
         OutputError: It cannot be written.
     """
-    path = files.write_bytes(folder / f"{checkpoint.size}.json", canonical.dumps(forms.plain(checkpoint)) + b"\n")
-    disk.sync_folder(folder)
-    return path
+    return files.write_bytes(folder / f"{checkpoint.size}.json", canonical.dumps(forms.plain(checkpoint)) + b"\n")
 
 
 def find(path: Path) -> tuple[Checkpoint, ...]:

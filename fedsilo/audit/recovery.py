@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from fedsilo import files
-from fedsilo.audit import canonical, checkpoints, disk, forms, trail, verifier
+from fedsilo.audit import canonical, checkpoints, forms, trail, verifier
 from fedsilo.audit.events import Draft, Event, Subject, Why
 from fedsilo.audit.keys import Signer
 from fedsilo.audit.state import Setting
@@ -51,7 +51,6 @@ def recover(path: Path, setting: Setting, checkpoints_dir: Path, signer: Signer,
             verifier.verify(whole, setting, known)
         if tail:
             files.write_bytes(path.with_name(f"{path.name}.torn-{hashlib.sha256(tail).hexdigest()}"), tail)
-            disk.sync_folder(path.parent)
             os.ftruncate(handle, len(whole))
             os.fsync(handle)
     finally:

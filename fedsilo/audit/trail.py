@@ -12,7 +12,8 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fedsilo.audit import canonical, checkpoints, disk, forms, merkle, verifier
+from fedsilo import files
+from fedsilo.audit import canonical, checkpoints, forms, merkle, verifier
 from fedsilo.audit.checkpoints import Checkpoint
 from fedsilo.audit.documents import Seen
 from fedsilo.audit.events import VERSION, Draft, Event, Subject, Why
@@ -162,7 +163,7 @@ class Trail:
     def _catch_up(self, handle: int) -> None:
         """Check that the last line that we know is where it was, and take the lines behind it."""
         size, start = os.fstat(handle).st_size, self._end - len(self._last)
-        content = disk.read_at(handle, start, size)
+        content = _read_at(handle, start, size)
         if not content.startswith(self._last):
             code = "truncated" if len(content) < len(self._last) else "chain"
             raise AuditRefusedError(code, self.setting.log, self.state.size, "a line that was there is gone or changed")
@@ -177,7 +178,7 @@ class Trail:
         """Hash the file's lines again: they must be those that were checked when they were read."""
         tree, number, rest = self._replay.tree, 0, b""
         for start in range(0, self._end, CHUNK_BYTES):
-            *lines, rest = (rest + disk.read_at(handle, start, min(start + CHUNK_BYTES, self._end))).split(b"\n")
+            *lines, rest = (rest + _read_at(handle, start, min(start + CHUNK_BYTES, self._end))).split(b"\n")
             for line in lines:
                 if number == len(tree) or merkle.leaf(line) != tree.entry(number):
                     raise AuditRefusedError("chain", self.setting.log, number + 1, "the line was changed since it was checked")
@@ -307,7 +308,16 @@ def _touch(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        files.sync_folder(path.parent)
+        files.sync_folder(path.parent.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    for folder in (path.parent, path.parent.parent):
-        disk.sync_folder(folder)
+
+
+def _read_at(handle: int, start: int, end: int) -> bytes:
+    """Read the bytes of an open file from ``start`` to ``end``, or to where it ends; one call gives 2 GiB at most."""
+    parts = []
+    while start < end and (part := os.pread(handle, end - start, start)):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)

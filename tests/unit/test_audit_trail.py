@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsilo.audit import canonical, disk, documents, forms, trail, verifier
+from fedsilo.audit import canonical, documents, forms, trail, verifier
 from fedsilo.audit.documents import Change
 from fedsilo.audit.events import Draft, Subject, Why
 from fedsilo.audit.register import Anchor
@@ -227,7 +227,7 @@ class TestDisk:
 
     def test_a_new_log_is_there_after_a_power_cut(self, folder, setting, clock, monkeypatch):
         synced = []
-        monkeypatch.setattr(disk.os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+        monkeypatch.setattr(trail.os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
         open_log(folder, setting, clock, opener=tale.signer("server")).checkpoint(tale.signer("server"))
 
         assert synced[:2] == [str(folder), str(folder.parent)]
@@ -236,6 +236,6 @@ class TestDisk:
 
     def test_a_long_log_is_read_in_as_many_pieces_as_the_system_gives(self, folder, setting, clock, log, monkeypatch):
         pread = os.pread
-        monkeypatch.setattr(disk.os, "pread", lambda handle, size, start: pread(handle, min(size, 50), start))
+        monkeypatch.setattr(trail.os, "pread", lambda handle, size, start: pread(handle, min(size, 50), start))
 
         assert open_log(folder, setting, clock).state.size == 2

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from fedsilo import files
 from fedsilo.audit import canonical, recovery, trail, verifier
 from fedsilo.audit.events import Draft, Why
 from fedsilo.errors import AuditRefusedError, DataError
@@ -187,9 +188,9 @@ class TestRecovery:
     def test_a_tail_is_on_the_disk_before_it_is_cut(self, log, monkeypatch):
         log.path.write_bytes(log.path.read_bytes()[:-5])
         done = []
-        cut, sync = recovery.os.ftruncate, recovery.disk.sync_folder
+        cut, sync = recovery.os.ftruncate, files.sync_folder
         monkeypatch.setattr(recovery.os, "ftruncate", lambda *given: done.append("cut") or cut(*given))
-        monkeypatch.setattr(recovery.disk, "sync_folder", lambda folder: done.append("folder synced") or sync(folder))
+        monkeypatch.setattr(files, "sync_folder", lambda folder: done.append("folder synced") or sync(folder))
 
         recover(log)
         assert done[:2] == ["folder synced", "cut"]
