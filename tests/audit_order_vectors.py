@@ -95,6 +95,11 @@ def document_of_today():
 
 
 @vector
+def document_of_today__of_a_time_to_come():
+    return carried(tale.approval("first", created="2026-01-01T00:05:04.000001Z"))
+
+
+@vector
 def document_of_today__old_change_of_keys():
     content = forms.plain(tale.entry("new-server"))
     subject = tale.key_subject(signer("new-server").key, content)

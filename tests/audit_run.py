@@ -14,7 +14,7 @@ from tests.audit_story import hash_of, hex_of
 
 WHY = Why("run-1", "as it is done")
 CASES = {"site-a": 12, "site-b": 9}
-CREATED = "2026-06-01T00:00:00.000000Z"
+CREATED = "2026-04-01T00:00:00.000000Z"
 
 
 @dataclass

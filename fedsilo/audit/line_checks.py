@@ -8,6 +8,8 @@ from fedsilo.audit.register import SITE
 from fedsilo.audit.state import Step
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far clocks may differ; beyond it something is wrong that a person must look at."""
 
 
 def plain_values(step: Step) -> str | None:

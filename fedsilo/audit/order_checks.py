@@ -1,10 +1,12 @@
 """Checks of one line against what came before: who may say it, what must have been said. Each says what is wrong, or nothing."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from fedsilo.audit import documents, forms
 from fedsilo.audit.documents import Approval, Change, Order, Release, Update
 from fedsilo.audit.events import INCONCLUSIVE, KEY_KINDS, PASS
+from fedsilo.audit.line_checks import CLOCK_TOLERANCE
 from fedsilo.audit.register import SERVER, SITE, Anchor, KeyEntry, entry_flaw
 from fedsilo.audit.state import Candidate, Step
 
@@ -79,10 +81,18 @@ def document_says_so(step: Step) -> str | None:
 
 
 def document_of_today(step: Step) -> str | None:
-    """What a person signed is not older than the founding: a federation that is founded anew under its name starts anew."""
-    if not isinstance(step.document, Approval | Release | Change) or step.document.created >= step.setting.founding.created:
+    """What a person signed is not older than the founding, and not of a time to come.
+
+    A federation that is founded anew under its name starts anew; and a yes of tomorrow would outlive the no of today.
+    """
+    if not isinstance(step.document, Approval | Release | Change):
         return None
-    return f"the attached document is of {step.document.created}, the founding of {step.setting.founding.created}"
+    created, founded, ts = step.document.created, step.setting.founding.created, step.event.ts
+    if created < founded:
+        return f"the attached document is of {created}, the founding of {founded}"
+    if datetime.fromisoformat(created) - datetime.fromisoformat(ts) > CLOCK_TOLERANCE:
+        return f"the attached document is of {created}, the line of {ts}"
+    return None
 
 
 def own_document(step: Step) -> str | None:

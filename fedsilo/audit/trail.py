@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsilo import files
@@ -18,7 +18,7 @@ from fedsilo.audit.checkpoints import Checkpoint
 from fedsilo.audit.documents import Seen
 from fedsilo.audit.events import VERSION, Draft, Event, Subject, Why
 from fedsilo.audit.keys import EVENT_DOMAIN, Signer
-from fedsilo.audit.line_checks import TIME_FORMAT, after
+from fedsilo.audit.line_checks import CLOCK_TOLERANCE, TIME_FORMAT, after
 from fedsilo.audit.register import may_sign
 from fedsilo.audit.state import Setting, State
 from fedsilo.audit.verifier import Replay, Verdict
@@ -26,8 +26,6 @@ from fedsilo.errors import AuditRefusedError, DataError, OutputError
 
 Clock = Callable[[], datetime]
 
-CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far a clock may stand behind the last line; beyond it something is wrong that a person must look at."""
 UNSIGNED = "A" * 86 + "=="
 CHUNK_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ from tests import audit_story as tale
 from tests import audit_vectors
 from tests.audit_story import WHY
 
-LATER = "2026-01-02T00:00:00.000000Z"
+LATER = "2026-01-01T00:05:00.000000Z"
 
 
 def refusal(vector, **options):
