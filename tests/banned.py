@@ -35,7 +35,7 @@ METHODS = {"to_pickle": PICKLING}
 YAML_LOADERS = {"SafeLoader", "CSafeLoader"}
 WEB = (
     "requests",
-    "urllib",
+    "urllib.request",
     "urllib3",
     "httpx",
     "aiohttp",
@@ -173,7 +173,7 @@ class _Finder(ast.NodeVisitor):
 
     def _module(self, node, name):
         """Look at a module that is imported, or at what is taken out of one."""
-        for banned, ban in (MODULES | dict.fromkeys(self.scope.modules, NETWORK)).items():
+        for banned, ban in self._modules().items():
             if name == banned or name.startswith(f"{banned}."):
                 self._tell(node, banned, ban)
 
@@ -182,9 +182,12 @@ class _Finder(ast.NodeVisitor):
             return
         plain = name.removeprefix("builtins.")
         self._tell(node, plain, CALLS.get(plain))
-        for module, ban in MODULES.items():
+        for module, ban in self._modules().items():
             if "." in module and plain.startswith(f"{module}."):
                 self._tell(node, module, ban)
+
+    def _modules(self):
+        return MODULES | dict.fromkeys(self.scope.modules, NETWORK)
 
     def _tell(self, node, name, ban):
         if ban:
