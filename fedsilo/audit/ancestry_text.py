@@ -23,7 +23,8 @@ def _lines(found: Ancestry) -> Iterator[str]:
         for state in found.folded:
             yield f"    {_short(state.sha256)}  {'no aggregation of it' if state.index is None else f'after round {state.index}'}"
     yield from _part("data", (_data(entry) for entry in found.data))
-    yield from _part(f"rounds: {len(found.rounds)}, first state {_short(found.first)}", map(_round, found.rounds))
+    head = f"rounds: {len(found.rounds)}, first state {_short(found.first)}" if found.rounds else "rounds"
+    yield from _part(head, map(_round, found.rounds))
     yield from _part(
         "went into the rounds", (f"{entry.name} {_short(entry.sha256)}  {_span(entry.rounds)}" for entry in found.inputs)
     )

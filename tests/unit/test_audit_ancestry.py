@@ -224,7 +224,7 @@ def test_a_model_that_was_only_spoken_of_has_acts_and_no_rounds(log):
 
     found = trace(log, "bought")
     assert (found.rounds, found.run, found.first) == ((), "", hash_of("bought"))
-    assert "rounds: 0, first state" in ancestry_text.text(found)
+    assert "rounds: nothing in the log\n" in ancestry_text.text(found)
 
 
 class TestText:
