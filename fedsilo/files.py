@@ -29,10 +29,24 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() and os.access(temporary.parent, os.W_OK) else None
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was moved into a folder outlive a loss of power.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def place_folder(building: Path, folder: Path) -> Path:
@@ -47,6 +61,7 @@ def place_folder(building: Path, folder: Path) -> Path:
         if folder.exists():
             folder.rename(replaced)
         building.rename(folder)
+        sync_folder(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -7,8 +7,9 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import cli, environment
+from flows import cli
 from tasks import repro
+from tasks.paths import OUTER_RUN
 from tasks.repro import Reproduction
 
 
@@ -33,7 +34,7 @@ def retrain(cohort: str = "demo", workspace: str = ".", study: str | None = None
         ParamsError: There is no such cohort or study.
         FedsiloError: Another run holds the workspace, or a stage failed.
     """
-    variables = {environment.OUTER_RUN: str(flow_run.id)}
+    variables = {OUTER_RUN: str(flow_run.id)}
     root = Path(workspace)
     target = repro.target_of(root, cohort) if study is None else repro.study_target(root, study)
     record = repro.reproduce_graph(root, target, variables)

@@ -10,9 +10,11 @@ import yaml
 from filelock import FileLock
 from prefect import Flow
 
+from fedsilo import files
+from fedsilo.audit import trail, verifier
 from fedsilo.errors import FedsiloError, ParamsError
 from flows import environment, federate, inside, outside, phantoms, prepare, report
-from tasks import repro
+from tasks import paths, repro, trails
 
 STAGES = {
     "prepare": {"cmd": "python -c \"open('a', 'w').write('1')\"", "deps": ["source"], "outs": ["a"]},
@@ -45,6 +47,23 @@ def test_retraining_twice_does_the_work_once(prefect_backend, workspace):
 
     assert first.with_outcome("executed") == second.with_outcome("skipped") == ("prepare", "train")
     assert (workspace / "dvc.lock").read_bytes() == lock
+
+
+def test_what_comes_from_the_cache_is_told_of_in_the_trail(prefect_backend, workspace):
+    from flows.retrain import retrain
+
+    retrain("demo", str(workspace))
+    assert not (workspace / "audit").exists(), "these stages keep no trail, and nothing was restored"
+    (workspace / "a").unlink()
+
+    assert retrain("demo", str(workspace)).with_outcome("restored") == ("prepare",)
+
+    opened, restored = verifier.read_events(trail.read(workspace / "audit/demo/federation.jsonl"))
+    assert opened.kind == "log.open"
+    assert (restored.kind, restored.why.text) == ("run.restored", "from DVC's cache: prepare")
+    assert restored.outputs == (trails.artifact(workspace / "a", "a"),)
+    assert restored.prefect is not None
+    assert restored.env.dvc_lock_sha256 == files.sha256_file(workspace / "dvc.lock")
 
 
 def test_the_flow_and_dvc_by_hand_leave_the_same_lock_file(prefect_backend, workspace, tmp_path_factory, monkeypatch):
@@ -147,7 +166,7 @@ def test_a_flow_run_wears_the_run_that_started_it_and_its_tasks_do_not(prefect_b
     def phase():
         assert not inner()
 
-    monkeypatch.setenv(environment.OUTER_RUN, outer)
+    monkeypatch.setenv(paths.OUTER_RUN, outer)
     state = phase(return_state=True)
 
     assert state.is_completed()
