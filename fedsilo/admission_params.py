@@ -30,4 +30,7 @@ class AdmissionParams(Section):
     max_drift_ratio: Ratio | None = Field(
         description="norm of a site's distances to the others, summed over rounds, over the median of theirs; null: not checked"
     )
+    veto_margin: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        description="loss of a site's validation Dice in a round from which on the update behind it is left out; null: no veto"
+    )
     drift_rounds: Count = Field(description="rounds of a site from which on its drift is checked")

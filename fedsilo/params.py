@@ -198,6 +198,9 @@ class FederateParams(Section):
     participation: Annotated[float, Field(gt=0, le=1)] = Field(
         description="share of the sites that train in a round, drawn by the seed"
     )
+    deadline_minutes: Positive | None = Field(
+        description="that a site's turn may take, after which it gives no update in that round; null: any"
+    )
     folds: dict[FoldName, FoldParams] = Field(
         description="averages of a site's own rounds; `inside` is its inside model, others are compared with it"
     )

@@ -61,7 +61,7 @@ def admit(federation: Federation, round_index: int) -> Admitted:
     admitted = _decide(federation, round_index) if decision is None else _reopen(federation, round_index, decision)
     decision = admitted.decision
     _tell(federation, round_index, admitted)
-    reason = _short_of(federation, decision)
+    reason = short_of(federation, decision)
     if reason is not None:
         for site in decision.refused:
             journal.forget(site, round_index)
@@ -85,7 +85,7 @@ def _decide(federation: Federation, round_index: int) -> Admitted:
         missing={site: intake.absence(site, round_index) for site in asked if site not in came},
         compared=verdict.compared,
     )
-    if _short_of(federation, decision) is None:
+    if short_of(federation, decision) is None:
         intake.write_decision(round_index, decision)
     return Admitted(decision, tuple(verdict.admitted.values()), fresh=True)
 
@@ -146,7 +146,7 @@ def _unchanged(round_index: int, decision: Decision, counting: Sequence[SiteUpda
         raise CheckpointError(f"round {round_index}: an update that was admitted is gone or changed")
 
 
-def _short_of(federation: Federation, decision: Decision) -> str | None:
+def short_of(federation: Federation, decision: Decision) -> str | None:
     """Say why a round cannot go on with the updates that count."""
     from fedsilo.federation import rules
 

@@ -11,7 +11,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo.errors import DeadlineError, LostError, OrderRefusedError, QuorumError
-from tasks import admitting, orders, rounds, turns, workers
+from tasks import admitting, orders, rounds, turns, vetoing, workers
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
@@ -61,12 +61,19 @@ def train_site(site: str, round_index: int, federation: Federation) -> SiteRecor
 def _take_turn(site: str, round_index: int, federation: Federation, asked: Asked) -> None:
     """Train a site in a process of its own; one that dies is given a second."""
     try:
-        workers.run(turns.site_turn, site=site, round_index=round_index, federation=federation, asked=asked)
+        _turn(site, round_index, federation, asked)
     except DeadlineError:
         raise
     except LostError as error:
         get_run_logger().warning("%s round %d: %s; once more", site, round_index, error)
-        workers.run(turns.site_turn, site=site, round_index=round_index, federation=federation, asked=asked)
+        _turn(site, round_index, federation, asked)
+
+
+def _turn(site: str, round_index: int, federation: Federation, asked: Asked) -> None:
+    """Train a site in a process of its own, for as long as a turn may take."""
+    minutes = federation.params.federate.deadline_minutes
+    seconds = None if minutes is None else 60 * minutes
+    workers.run(turns.site_turn, deadline_seconds=seconds, site=site, round_index=round_index, federation=federation, asked=asked)
 
 
 @task(name="validate site", task_run_name="{site}: validate round {round_index}", cache_policy=NO_CACHE, persist_result=False)
@@ -109,6 +116,47 @@ def aggregate_round(round_index: int, federation: Federation) -> Path:
         description=f"Round {round_index} of {federation.params.federate.rounds}; state in `{path}`{compared}",
     )
     return path
+
+
+def veto_is_due(round_index: int, federation: Federation) -> bool:
+    """Say whether sites are still to judge the state that a round led to."""
+    return vetoing.due(federation, round_index)
+
+
+@task(name="begin veto", task_run_name="judge round {round_index}", cache_policy=NO_CACHE, persist_result=False)
+def begin_veto(round_index: int, federation: Federation) -> None:
+    """Make sure that the state to judge is made of the updates that count."""
+    vetoing.begin(federation, round_index)
+
+
+@task(name="draw up", task_run_name="states without one update, round {round_index}", cache_policy=NO_CACHE, persist_result=False)
+def draw_up_without(round_index: int, federation: Federation) -> list[tuple[str, str]]:
+    """If a site lost, make the state without each update; return who is to score which."""
+    return vetoing.draw_up(federation, round_index)
+
+
+@task(name="score", task_run_name="{site}: without {left_out}", cache_policy=NO_CACHE, persist_result=False)
+def score_without(site: str, left_out: str, round_index: int, federation: Federation) -> Path:
+    """Let a site score the state without another's update."""
+    return workers.run(
+        turns.site_score,
+        site=site,
+        round_index=round_index + 1,
+        state=vetoing.without_path(federation, round_index, left_out),
+        score=vetoing.score_path(federation, round_index, left_out, site),
+        federation=federation,
+    )
+
+
+@task(name="settle veto", task_run_name="settle round {round_index}", cache_policy=NO_CACHE, persist_result=False)
+def settle_veto(round_index: int, federation: Federation) -> None:
+    """Leave out the update that did harm, if there is one."""
+    verdict = vetoing.settle(federation, round_index)
+    if verdict.losses:
+        lost = ", ".join(f"{site} by {loss:.3f}" for site, loss in verdict.losses.items())
+        get_run_logger().warning(
+            "round %d: validation Dice fell at %s; left out: %s", round_index, lost, verdict.suspect or "none"
+        )
 
 
 @task(name="finish", task_run_name="select and save models", cache_policy=NO_CACHE, persist_result=False)

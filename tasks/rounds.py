@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fedsilo.federation.aggregation import AggregationRecord
+    from fedsilo.federation.aggregation import AggregationRecord, Outcome
     from fedsilo.federation.updates import SiteUpdate
 
 
@@ -64,7 +64,18 @@ def aggregate(
         received: Those that count; their states may stay in their files.
         tell: Called with the next state's hash before it counts.
     """
-    from fedsilo.federation import aggregation, pruning, states
+    from fedsilo.federation import pruning
+
+    journal = federation.journal()
+    made, sizes = step(federation, round_index, received)
+    journal.write_server(made.state, round_index + 1, made=made.record, moments=made.moments, latent_sizes=sizes, tell=tell)
+    pruning.prune(journal, round_index + 1)
+    return made.record
+
+
+def step(federation: Federation, round_index: int, received: Sequence[SiteUpdate]) -> tuple[Outcome, dict[str, float]]:
+    """Average updates; return what comes of it, and the sites' smoothed latent sizes if they are weighted by them."""
+    from fedsilo.federation import aggregation, states
 
     journal = federation.journal()
     weights, sizes = _weigh(federation, received, journal.server_record(round_index).latent_sizes)
@@ -76,9 +87,7 @@ def aggregate(
         params=federation.params.federate.aggregation,
         moments=journal.read_moments(round_index),
     )
-    journal.write_server(made.state, round_index + 1, made=made.record, moments=made.moments, latent_sizes=sizes, tell=tell)
-    pruning.prune(journal, round_index + 1)
-    return made.record
+    return made, sizes
 
 
 def follow(federation: Federation, round_index: int) -> AggregationRecord:

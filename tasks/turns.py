@@ -133,13 +133,26 @@ def site_validation(*, site: str, round_index: int, federation: Federation, devi
     return federation.journal().write_validation(site, round_index, validate(model, data, federation, device))
 
 
-def held_state(federation: Federation, site: str, round_index: int, model: nn.Module) -> StateDict:
-    """Read the global state that opens a round as a site has it: with the private entries of its last turn."""
+def site_score(*, site: str, round_index: int, state: Path, score: Path, federation: Federation, device: str) -> Path:
+    """Score a state that could open a round, as the site would have it, on its validation split; runs in a worker process."""
+    from fedsilo import files
+    from fedsilo.federation import states
+
+    model = rounds.build_network(federation).to(device)
+    states.restore(model, held_state(federation, site, round_index, model, server=states.load(state)))
+    return files.write_json(score, {"dice": validate(model, federation.inputs(site), federation, device)})
+
+
+def held_state(
+    federation: Federation, site: str, round_index: int, model: nn.Module, *, server: StateDict | None = None
+) -> StateDict:
+    """Give a global state, else the one that opens a round, as a site has it: with the private entries of its last turn."""
     from fedsilo.federation import algorithms
 
     last = _last_turn(federation, site, round_index)
     names = algorithms.private_entries(model, federation.params.federate.algorithm)
-    return algorithms.hold(federation.journal().read_server(round_index), _stored(last, "private", federation), names)
+    server = federation.journal().read_server(round_index) if server is None else server
+    return algorithms.hold(server, _stored(last, "private", federation), names)
 
 
 def _last_turn(federation: Federation, site: str, round_index: int) -> SiteRecord | None:

@@ -7,6 +7,7 @@ Layout, under a journal's folder::
     intake/<round>/received/<site>.json   when an update came, and its hashes
     intake/<round>/absent/<site>.json     why none came
     intake/<round>/decision.json          which updates count; written once a quorum of them does
+    intake/<round>/veto/                  sites' scores of the state that the round led to (tasks.vetoing)
     intake/<round>/history.json, drift/<site>.safetensors   sums over earlier rounds, as the round opens
     sites/<site>/orders.json              the site's own: nonces and the last round that it accepted an order for
 """
@@ -141,6 +142,10 @@ class Intake:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
+
+    def drop_decision(self, round_index: int) -> None:
+        """Forget what was decided, so that the round is judged anew."""
+        (self.round_dir(round_index) / "decision.json").unlink(missing_ok=True)
 
     def write_history(self, round_index: int, drift: Callable[[str], StateDict], num_rounds: Mapping[str, int]) -> None:
         """Store each site's sum as a round opens, one after the other: ``drift(site)``, over so many rounds."""

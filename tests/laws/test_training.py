@@ -27,6 +27,7 @@ def params(**changes):
         aggregation=aggregation_params(),
         algorithm=algorithm_params(),
         participation=1.0,
+        deadline_minutes=None,
         folds=inside_fold(),
         validate_every=1,
         network=NETWORK,

@@ -46,6 +46,7 @@ PARAMS = FederateParams(
     aggregation=aggregation_params(),
     algorithm=algorithm_params(),
     participation=1.0,
+    deadline_minutes=None,
     folds=inside_fold(0.0),
     validate_every=1,
     network=NetworkParams(spatial_dims=2, channels=(4, 8), num_res_units=0),
