@@ -19,7 +19,10 @@ class AdmissionParams(Section):
         description="share of the sites asked in a round whose updates must count, rounded up; below it the run stops"
     )
     max_norm_ratio: Ratio | None = Field(
-        description="norm of an update over the median of the others', of parameters and of running statistics; null: not checked"
+        description="norm of an update's parameters over the median of the others'; null: not checked"
+    )
+    max_statistics_ratio: Ratio | None = Field(
+        description="the same of its running means, and of its running variances; null: not checked"
     )
     min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         description="of the angle between an update and the mean of the others; null: not checked"

@@ -18,7 +18,15 @@ SITES = ("site-a", "site-b", "site-c", "site-d", "site-e", "site-f")
 HOSTILE = "site-f"
 ROUND = 4
 BEGIN, NOW, END = "2026-01-01T00:00:00.000000Z", "2026-06-01T12:00:00.000000Z", "2036-01-01T00:00:00.000000Z"
-LIMITS = AdmissionParams(quorum=0.6, max_norm_ratio=10.0, min_cosine=-0.2, max_drift_ratio=3.0, drift_rounds=3, veto_margin=None)
+LIMITS = AdmissionParams(
+    quorum=0.6,
+    max_norm_ratio=10.0,
+    max_statistics_ratio=100.0,
+    min_cosine=-0.2,
+    max_drift_ratio=3.0,
+    drift_rounds=3,
+    veto_margin=None,
+)
 ROLES = {
     "layer.weight": "parameter",
     "norm.weight": "parameter",

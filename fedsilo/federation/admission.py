@@ -51,19 +51,14 @@ class Gathering:
 
 def norm(gathering: Gathering) -> Worst | None:
     """No update moved very much further than the others, neither in parameters nor in running statistics."""
-    most = gathering.limits.max_norm_ratio
-    if most is None:
-        return None
-    found = [
-        (
-            ratio,
-            site,
-            f"its {group} moved {ratio:.1f} times as far as the others', expected at most {most:g}",
-        )
-        for group, ratios in comparisons.norm_ratios(gathering.peers).items()
-        for site, ratio in ratios.items()
-        if ratio > most
-    ]
+    limits = gathering.limits
+    found = []
+    for group, ratios in comparisons.norm_ratios(gathering.peers).items():
+        most = limits.max_norm_ratio if group == comparisons.PARAMETERS else limits.max_statistics_ratio
+        for site, ratio in ratios.items():
+            if most is not None and ratio > most:
+                reason = f"its {group} moved {ratio:.1f} times as far as the others', expected at most {most:g}"
+                found.append((ratio / most, site, reason))
     return max(found, default=None)
 
 

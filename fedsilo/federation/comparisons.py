@@ -20,7 +20,8 @@ from fedsilo.types import EntryRole
 MIN_SITES = 3
 """With two sites each is the other's only measure: nobody could say which of them is odd."""
 
-GROUPS: Mapping[str, EntryRole] = {"parameters": "parameter", "running means": "norm_mean", "running variances": "norm_variance"}
+PARAMETERS = "parameters"
+GROUPS: Mapping[str, EntryRole] = {PARAMETERS: "parameter", "running means": "norm_mean", "running variances": "norm_variance"}
 """Entries whose norms are compared, each kind by itself: their scales differ."""
 
 

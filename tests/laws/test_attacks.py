@@ -214,13 +214,11 @@ ATTACKS = (
         "negative variance",
         "buffers",
         state(lambda scene: altered(scene, "norm.running_var", lambda tensor: with_value(tensor, -0.01))),
-        "norm",
     ),
     Attack(
         "zero variance",
         "buffers",
         state(lambda scene: altered(scene, "norm.running_var", lambda tensor: with_value(tensor, 0.0))),
-        "norm",
     ),
     Attack(
         "counter that falls",
@@ -321,7 +319,9 @@ def test_two_sites_are_not_compared(tmp_path):
 
 
 def test_a_comparison_can_be_left_out(scene):
-    scene.limits = LIMITS.model_copy(update={"max_norm_ratio": None, "min_cosine": None, "max_drift_ratio": None})
+    scene.limits = LIMITS.model_copy(
+        update={"max_norm_ratio": None, "max_statistics_ratio": None, "min_cosine": None, "max_drift_ratio": None}
+    )
     resend(scene, state=away(scene, -100))
 
     assert scene.admit().refused == {}
