@@ -8,7 +8,7 @@ CASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 FOLDER_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,78}[A-Za-z0-9_-])?")
 MAX_FOLDER_PARTS = 8
 DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))})
-"""Names that Windows takes for devices, whatever stands behind a dot."""
+"""Names that Windows takes for devices, whatever stands behind a dot or blank."""
 RULE = "a-z first, then a-z, 0-9, _ and -, at most 40, and no name of a device such as nul"
 
 
@@ -46,4 +46,4 @@ def is_folder(name: str) -> bool:
 
 def _is(pattern: re.Pattern[str], name: str) -> bool:
     # fullmatch: with match, $ would let a line feed at the end pass
-    return pattern.fullmatch(name) is not None and name.partition(".")[0].lower() not in DEVICES
+    return pattern.fullmatch(name) is not None and name.partition(".")[0].rstrip(" ").lower() not in DEVICES

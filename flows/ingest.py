@@ -22,6 +22,7 @@ DESCRIPTION = __doc__
     flow_run_name="ingest {ingestion.site}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def ingest_site(ingestion: Ingestion) -> None:
     """Survey the source, convert every case, put the site in its place."""

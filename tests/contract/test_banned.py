@@ -1,7 +1,7 @@
 """Files of others never run code here, nor do texts, shells or Prefect's results; and the library calls no other machine."""
 
+import ast
 import json
-import re
 import subprocess
 import sys
 
@@ -177,13 +177,25 @@ def test_no_code_does_what_is_banned(sources):
     assert len(sources) > 200
 
 
-def test_every_task_says_that_nothing_is_kept(sources):
-    """Prefect's default can be changed from outside; what a task says cannot."""
-    for path, text in sources.items():
-        if path.startswith("tasks/"):
-            for decorator in re.findall(r"^@task\((.*?)\)\n(?:async )?def ", text, re.DOTALL | re.MULTILINE):
-                assert "cache_policy=NO_CACHE" in decorator, path
-                assert "persist_result=False" in decorator, path
+def decorators(text, name):
+    """Options of each decorator of a name in a file."""
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for decorator in (decorator for function in functions for decorator in function.decorator_list):
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if isinstance(called, ast.Name) and called.id == name:
+            options = decorator.keywords if isinstance(decorator, ast.Call) else []
+            yield {option.arg: ast.unparse(option.value) for option in options}
+
+
+def test_every_task_and_flow_says_that_nothing_is_kept(sources):
+    """Prefect's default can be changed from outside; what a task or flow says cannot."""
+    tasks = [(path, found) for path, text in sources.items() for found in decorators(text, "task") if path.startswith("tasks/")]
+    flows = [(path, found) for path, text in sources.items() for found in decorators(text, "flow") if path.startswith("flows/")]
+
+    assert [path for path, found in (*tasks, *flows) if found.get("persist_result") != "False"] == []
+    assert [path for path, found in tasks if found.get("cache_policy") != "NO_CACHE"] == []
+    assert len(tasks) > 15
+    assert len(flows) > 8
 
 
 def test_ruff_s_own_rules_are_on(repository, tmp_path):

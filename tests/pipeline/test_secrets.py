@@ -19,7 +19,9 @@ def test_no_output_log_or_record_of_a_run_holds_a_key(copied, tmp_path, capfd, c
     assert federate.main(copied.arguments("--set", "federate.rounds=0")) == 1  # what an error says
     source = raw_source.msd(tmp_path / "source", 3)
     options = ["--site", "mr-z", "--no-dvc", "--out", str(tmp_path / "mr-z"), "--key", str(private / "mr-z.key")]
-    assert ingest.main([str(source), *options, *copied.arguments()]) == 1  # other organs than the cohort's
+    assert ingest.main([str(source), *options, *copied.arguments()]) == 0
+    (private / "mr-z.key").chmod(0o644)
+    assert ingest.main([str(source), "--update", *options, *copied.arguments()]) == 1
 
     pems = sorted((private / "demo").glob("*.pem"))
     assert {path.stem for path in pems} >= {"server", "ct-a", "mr-b", "demo-admin"}

@@ -52,6 +52,7 @@ HOSTILE = {
     "300 characters": "a" * 300,
     "a device": "nul",
     "a device with an ending": "con.x",
+    "a device with a blank and an ending": "nul .x",
     "a numbered device": "com1",
     "a hidden file": ".a",
     "an option": "-rf",
