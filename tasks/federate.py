@@ -197,6 +197,7 @@ def finish(federation: Federation) -> Path:
         "num_parameters": sum(value.numel() for name, value in reference.items() if "running_" not in name),
         "in_channels": rounds.in_channels(federation),
         "num_classes": federation.num_classes,
+        "network": params.federate.network.model_dump(mode="json"),
         "identity": rounds.identity(federation),
     }
     get_run_logger().info("global model of round %d; %s", best_global - 1, paths.run_dir)
