@@ -1,7 +1,7 @@
-"""The audit trail: verify a log, prove a line, make a checkpoint, recover a torn tail, keep keys, export.
+"""The audit trail: verify a log, show where a model comes from, prove a line, make a checkpoint, recover, keep keys, export.
 
-Exit code 0: verified, or done. 1: refused, with log, line and code on one line. 2: could not be checked, since the log, keys or a
-checkpoint are missing, or the command is wrong.
+Exit code 0: verified, or done. 1: refused, with log, line and code on one line; or a model that is not in the log. 2: could not
+be checked, since the log, keys or a checkpoint are missing, or the command is wrong.
 """
 
 import argparse
@@ -13,11 +13,16 @@ from pathlib import Path
 from fedsilo.audit.events import Why
 from fedsilo.audit.founding import Policy
 from fedsilo.errors import AuditRefusedError, FedsiloError
-from tasks import audit
+from tasks import audit, evidence
 from tasks.audit import Books
+from tasks.evidence import Evidence
 from tasks.paths import AuditPaths
 
 REFUSED, UNCHECKED = 1, 2
+
+
+class UnknownModelError(FedsiloError):
+    """A verified log says nothing of a model."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,9 +30,13 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    verify = _command(commands, "verify", "verify a log with its checkpoints")
+    verify = _held_against(_command(commands, "verify", "verify a log with its checkpoints", held_against=True))
+    verify.add_argument("--dvc", action="store_true", help="compare the workspace's files with what the log says of them, too")
     verify.add_argument("--json", action="store_true", help="write the verdict as JSON")
     verify.add_argument("--proof", type=Path, metavar="FILE", help="verify one line by what `prove` wrote, instead of a log")
+    show = _held_against(_command(commands, "show", "verify a log, then show where a model comes from", held_against=True))
+    show.add_argument("model", metavar="MODEL", help="the model's file, or its SHA-256")
+    show.add_argument("--json", action="store_true", help="write all of it as JSON")
     prove = _command(commands, "prove", "write a proof that a line is in the log")
     prove.add_argument("seq", type=int, metavar="SEQ", help="the line's seq, from 0")
     _key(_command(commands, "open", "begin a log"), "a server's, or that of the site whose log it is")
@@ -69,6 +78,11 @@ def _add_keys(made: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only what it signed in the first N lines counts (default: all that it signed so far)",
     )
+    revoke.add_argument(
+        "--end-log",
+        action="store_true",
+        help="sign it though the key signed later lines: once the quorum has, this log is refused for ever",
+    )
     for changed in (add, revoke):
         _key(changed, "an admin's")
         changed.add_argument("--why", required=True, metavar="TEXT", help="the reason")
@@ -76,16 +90,37 @@ def _add_keys(made: argparse.ArgumentParser) -> None:
     _command(commands, "list", "write the register")
 
 
-def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
-    """Add a command with the options that say which log."""
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, *, held_against: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command with the options that say which log; one that holds it against more has its own ``--against``."""
     made = commands.add_parser(name, help=text)
     made.add_argument("--federation", default="demo", help="name of the federation (default: %(default)s)")
     made.add_argument("--log", default="federation", help="its own log, or the name of a site (default: %(default)s)")
     made.add_argument("--workspace", type=Path, default=Path(), help="folder that holds audit/ (default: here)")
     made.add_argument("--file", type=Path, metavar="FILE", help="the log, if it lies elsewhere; its name says which log it is")
     made.add_argument("--keys", type=Path, metavar="FILE", help="the founding, if it lies elsewhere")
-    made.add_argument("--against", type=Path, metavar="PATH", help="a checkpoint, or a folder of them, if they lie elsewhere")
+    if not held_against:
+        made.add_argument("--against", type=Path, metavar="PATH", help="a checkpoint, or a folder of them, if they lie elsewhere")
     made.add_argument("--federation-log", type=Path, metavar="FILE", help="for a site's log: the federation's, if elsewhere")
+    return made
+
+
+def _held_against(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options for checkpoints that are kept elsewhere."""
+    made.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="GIT|PATH",
+        help="checkpoints kept elsewhere must hold, too: a file, a folder, or git:REF for those of a commit; may be repeated",
+    )
+    made.add_argument(
+        "--since",
+        type=Path,
+        metavar="PATH",
+        help="a checkpoint that was verified before: signatures under it are not checked again",
+    )
     return made
 
 
@@ -97,13 +132,24 @@ def _key(made: argparse.ArgumentParser, whose: str) -> None:
 def books(options: argparse.Namespace) -> Books:
     """Say which files the options name."""
     paths = AuditPaths(options.workspace, options.federation)
-    log = options.file or paths.log(options.log)
+    name = options.log if options.file is None else options.file.stem
+    elsewhere = options.against if isinstance(options.against, Path) else None
     return Books(
-        log=log,
+        log=options.file or paths.log(options.log),
         founding=options.keys or paths.founding,
-        checkpoints=options.against or paths.checkpoints_dir(options.log),
+        checkpoints=elsewhere or paths.checkpoints_dir(name),
         federation_log=options.federation_log or paths.log("federation"),
+        federation_checkpoints=paths.checkpoints_dir("federation"),
     )
+
+
+def held_against(options: argparse.Namespace) -> tuple[Books, Evidence]:
+    """Say which log is held against what.
+
+    A log that lies elsewhere has nothing to do with the workspace's checkpoints if others are named.
+    """
+    own = options.file is None or not options.against
+    return books(options), Evidence(options.workspace, options.against, options.since, own=own)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,6 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         sys.stdout.write(COMMANDS[options.command](options))
+    except UnknownModelError as error:
+        return _end(options, REFUSED, {"reason": str(error)}, error, verdict="unknown")
     except AuditRefusedError as error:
         return _end(options, REFUSED, {"log": error.log, "line": error.line, "code": error.code, "reason": error.reason}, error)
     except FedsiloError as error:
@@ -118,25 +166,32 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _end(options: argparse.Namespace, code: int, told: dict[str, object], error: FedsiloError) -> int:
+def _end(
+    options: argparse.Namespace, code: int, told: dict[str, object], error: FedsiloError, *, verdict: str | None = None
+) -> int:
     """Say what went wrong."""
     if getattr(options, "json", False):
-        sys.stdout.write(json.dumps({"verdict": "refused" if code == REFUSED else "unchecked", **told}, sort_keys=True) + "\n")
+        verdict = verdict or ("refused" if code == REFUSED else "unchecked")
+        sys.stdout.write(json.dumps({"verdict": verdict, **told}, sort_keys=True) + "\n")
     sys.stderr.write(f"fedsilo: {error}\n")
     return code
 
 
 def verify(options: argparse.Namespace) -> str:
     """Verify a log, or one line by its proof."""
-    files = books(options)
     if options.proof is not None:
-        return audit.check_proof(options.proof, files.founding)
-    verdict = audit.verify(files)
-    if options.json:
-        told = {name: getattr(verdict, name) for name in ("log", "founding", "size", "root", "anchored")}
-        return json.dumps({"verdict": "verified", **told}, sort_keys=True) + "\n"
-    under = f"{verdict.anchored} under a checkpoint"
-    return f"verified {verdict.log}: {verdict.size} lines, root {verdict.root}, {under}; founding {verdict.founding}\n"
+        return audit.check_proof(options.proof, books(options).founding)
+    files, more = held_against(options)
+    return evidence.verify(files, more, compare=options.dvc, as_json=options.json)
+
+
+def show(options: argparse.Namespace) -> str:
+    """Show where a model comes from."""
+    files, more = held_against(options)
+    found = evidence.show(files, more, options.model, as_json=options.json)
+    if found is None:
+        raise UnknownModelError(f"{options.model} is in no line of {files.log}")
+    return found
 
 
 def keys(options: argparse.Namespace) -> str:
@@ -158,17 +213,25 @@ def _why(options: argparse.Namespace) -> Why:
     return Why(options.request, options.why)
 
 
+def _revoke(options: argparse.Namespace) -> str:
+    files, lines, ends = books(options), options.lines, options.end_log
+    return audit.revoke_key(files, options.name, options.key, _why(options), num_lines=lines, end_log=ends)
+
+
 ACTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "new": lambda options: audit.new_key(options.file),
     "show": _show,
     "found": _found,
     "sign": lambda options: audit.sign_founding(books(options).founding, options.key),
     "add": lambda options: audit.add_key(books(options), options.entry, options.key, _why(options)),
-    "revoke": lambda options: audit.revoke_key(books(options), options.name, options.key, _why(options), num_lines=options.lines),
+    "revoke": lambda options: audit.revoke_key(
+        books(options), options.name, options.key, _why(options), num_lines=options.lines, end_log=options.end_log
+    ),
     "list": lambda options: audit.list_keys(books(options)),
 }
 COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
     "verify": verify,
+    "show": show,
     "prove": lambda options: audit.prove(books(options), options.seq),
     "open": lambda options: audit.begin(books(options), options.key),
     "checkpoint": lambda options: audit.checkpoint(books(options), options.key),

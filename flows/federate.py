@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     flow_run_name="federate {run}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def federate_sites(federations: tuple[Federation, ...], run: str) -> None:
     """Run the rounds that are left of each federation, in turn, then save the selected models.

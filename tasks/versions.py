@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedsilo import files
 from fedsilo.audit.events import Environment
+from fedsilo.errors import DataError
 
 CODE = Path(__file__).resolve().parents[1]
 MADE = (":(exclude)reports", ":(exclude,glob)**/dvc.lock", ":(exclude)dvc.lock")
@@ -38,6 +39,37 @@ def environment(lock: Path) -> Environment:
     )
 
 
+def committed(folder: Path, ref: str, inner: str) -> dict[str, bytes]:
+    """Read the files that a commit has in a folder inside another, by their names.
+
+    Args:
+        folder: In a repository; ``inner`` is relative to it.
+        ref: Name of a commit or tag.
+        inner: Folder whose files are read, not those in its folders.
+
+    Raises:
+        DataError: There is no such commit, or git failed.
+    """
+    # what begins with a dash would be an option
+    found = _read(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").decode().strip()
+    blobs: dict[str, bytes] = {}
+    for line in filter(None, _read(folder, "ls-tree", "-z", found, "--", f"{inner}/").split(b"\0")):
+        described, _, path = line.partition(b"\t")
+        _, sort, blob = described.split(b" ")
+        if sort == b"blob":
+            blobs[path.decode(errors="replace").rpartition("/")[2]] = blob
+    if not blobs:
+        return {}
+    # each blob is told of in a line that ends with its size, then come its bytes and a line feed
+    told = _read(folder, "cat-file", "--batch", content=b"".join(blob + b"\n" for blob in blobs.values()))
+    contents = {}
+    for name in blobs:
+        head, _, told = told.partition(b"\n")
+        size = int(head.rpartition(b" ")[2])
+        contents[name], told = told[:size], told[size + 1 :]
+    return contents
+
+
 @functools.cache
 def _code() -> tuple[str | None, bool]:
     """Ask git once a process."""
@@ -52,3 +84,15 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """Run git and return what it wrote, without the last newline; None if it failed."""
     done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603, S607  # argv, no shell
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _read(folder: Path, *arguments: str, content: bytes = b"") -> bytes:
+    """Run git, which must end well, and return what it wrote."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, input=content, capture_output=True, check=False)  # noqa: S603, S607  # argv, no shell
+    except OSError as error:
+        raise DataError(f"cannot run git in {folder}: {error.strerror or error}") from None
+    if done.returncode:
+        reason = " ".join(done.stderr.decode(errors="replace").split()) or f"there is no {arguments[-1]}"
+        raise DataError(f"git {arguments[0]} in {folder} failed: {reason}")
+    return done.stdout

@@ -5,12 +5,15 @@ A program of its own, since the tests' run-time type checks make a line forty ti
 
 import json
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
-from fedsilo.audit import canonical, documents, merkle, verifier
-from fedsilo.audit.events import Draft
+from fedsilo.audit import ancestry, ancestry_text, canonical, documents, forms, merkle, proofs, verifier
+from fedsilo.audit import founding as foundings
+from fedsilo.audit.events import Draft, Event, kind_flaw
 from fedsilo.audit.merkle import Tree
-from fedsilo.errors import AuditRefusedError
+from fedsilo.errors import AuditRefusedError, DataError
 from tests import audit_story as tale
 from tests.audit_story import WHY
 
@@ -174,6 +177,68 @@ def count_insiders(original):
     return seen
 
 
+def count_proofs(original):
+    """Count what is said to proofs of odd lines, well signed, and to odd proofs of good lines."""
+    founding, checkpoint = original.setting.founding, forms.plain(original.known[0])
+    seen = Counter()
+    odd_lines = (
+        {"line": canonical.dumps(record).decode(), "path": [], "checkpoint": checkpoint} for _, record in of_insiders(original)
+    )
+    good = forms.plain(proofs.prove(original.content, 3, original.known[0]))
+    odd_proofs = (replaced(good, path, odd) for path in paths(good) for odd in ODD)
+    for record in (*odd_lines, *odd_proofs):
+        try:
+            proofs.check(record, founding)
+        except AuditRefusedError as error:
+            seen[error.code] += 1
+        except DataError:
+            seen["not of the founding"] += 1
+        else:
+            seen[UNNOTICED] += 1
+    return seen
+
+
+def count_foundings(founding, folder):
+    """Count what is said to foundings in which one place holds another value."""
+    good = forms.plain(founding)
+    seen = Counter()
+    for path in paths(good):
+        for odd in ODD:
+            changed = replaced(good, path, odd)
+            if json.dumps(changed) == json.dumps(good):
+                continue
+            (folder / "founding.json").write_text(json.dumps(changed))
+            try:
+                foundings.read(folder / "founding.json")
+            except DataError:
+                seen["refused"] += 1
+            else:
+                seen[UNNOTICED] += 1
+    return seen
+
+
+def count_ancestries(original):
+    """Trace every model of logs in which one place of one line says something odd; give how many were traced."""
+    register, events = original.setting.register, verifier.read_events(original.content)
+    traced = 0
+    for index, record in of_insiders(original):
+        if forms.flaw(Event, record) or canonical.flaw(record) or record["seq"] != index:
+            continue
+        event = forms.build(Event, record)
+        if events_flaw(event, record):
+            continue
+        changed = [*events[:index], event, *events[index + 1 :]]
+        models = {entry.subject.after for entry in changed if entry.subject and entry.subject.after}
+        for found in filter(None, (ancestry.trace(model, changed, register) for model in models)):
+            traced += bool(ancestry_text.text(found))
+    return traced
+
+
+def events_flaw(event, record):
+    """Say whether a line would be refused by its form."""
+    return kind_flaw(event, record) or (event.attached is not None and documents.flaw(event.attached, event.kind))
+
+
 def small():
     """Three lines by three signers, one with a document."""
     return Original(tale.submit(tale.opened().add(Draft("incident", WHY, site="site-a"), "site-a")))
@@ -206,7 +271,11 @@ def main():
         "large": count_bytes(long, one_flip_a_byte(long.content)),
         "edits": count_edits(long),
         "insiders": count_insiders(long),
+        "proofs": count_proofs(long),
+        "ancestries": count_ancestries(long),
     }
+    with tempfile.TemporaryDirectory() as folder:
+        counts["foundings"] = count_foundings(tale.found(), Path(folder))
     sys.stdout.write(json.dumps(counts))
 
 

@@ -10,7 +10,7 @@ from fedsilo.audit.events import Artifact, Decision, Draft, Subject, Why
 from fedsilo.audit.register import KeyEntry
 from tests import audit_story as tale
 from tests.audit_faults import vector
-from tests.audit_story import INCIDENT, WHY, carried, hash_of, hex_of, judged, model, opened, order, resigned, signer
+from tests.audit_story import INCIDENT, WHY, Story, carried, hash_of, hex_of, judged, model, opened, order, resigned, signer
 
 
 @vector
@@ -247,6 +247,13 @@ def authority__approver_promotes():
 @vector
 def authority__site_recovers_the_log_of_the_federation():
     return opened().add(Draft("log.recover", WHY, subject=Subject("tail", "x", before=hash_of("x"))), "site-a")
+
+
+@vector
+def authority__site_in_the_log_of_another():
+    story = Story("site-b")
+    subject = Subject("founding", tale.FEDERATION, after=story.founding.digest)
+    return story.add(Draft("log.open", WHY, subject=subject), "site-b").add(INCIDENT, "site-a")
 
 
 @vector

@@ -77,6 +77,44 @@ def document_says_so__another_round():
 
 
 @vector
+def document_says_so__order_to_another_site():
+    draft = Draft("order.accept", WHY, site="site-a", round_index=0, attached=tale.order(site="site-b", round=0))
+    return opened().add(draft, "site-a")
+
+
+@vector
+def document_says_so__order_for_another_round():
+    draft = Draft("order.accept", WHY, site="site-a", round_index=1, attached=tale.order(site="site-a", round=0))
+    return opened().add(draft, "site-a")
+
+
+@vector
+def document_of_today():
+    """A federation that was founded anew under its old name: what was signed before is of the old one."""
+    return carried(tale.approval("first", created="2025-12-31T23:59:59.999999Z"))
+
+
+@vector
+def document_of_today__of_a_time_to_come():
+    return carried(tale.approval("first", created="2026-01-01T00:05:04.000001Z"))
+
+
+@vector
+def document_of_today__old_change_of_keys():
+    content = forms.plain(tale.entry("new-server"))
+    subject = tale.key_subject(signer("new-server").key, content)
+    change = documents.Change(tale.FEDERATION, "key.add", subject, "a reason", "2025-06-01T00:00:00.000000Z", content)
+    return opened().add(Draft("key.add", WHY, subject=subject, attached=documents.sign(change, signer("alice"))))
+
+
+@vector
+def document_of_today__old_release():
+    document = documents.Release(tale.FEDERATION, "promote", "global", hash_of("first"), "x", "2025-06-01T00:00:00.000000Z")
+    attached = documents.sign(document, signer("erin"))
+    return judged().approve("first").add(Draft("promote", WHY, subject=model("first"), attached=attached))
+
+
+@vector
 def own_document():
     return carried(tale.approval("first", by="dave"), by="carol")
 
@@ -108,6 +146,11 @@ def own_founding():
 def not_rotated():
     subject = Subject("log", "demo/federation", before=hash_of("x"))
     return opened().change("log.rotate", "alice", subject).change("log.rotate", "bob", subject).add(INCIDENT)
+
+
+@vector
+def own_end():
+    return opened().change("log.rotate", "alice", Subject("log", "demo/site-a", before=hash_of("x")))
 
 
 @vector
@@ -169,6 +212,40 @@ def seen__lines_that_are_not_there():
 
 
 @vector
+def one_file_a_round():
+    return tale.submit(tale.submit(opened(), name="demo/site-a"), name="demo/site-a", file="another")
+
+
+@vector
+def one_file_a_round__round_of_another_run_is_opened():
+    story = tale.submit(opened(), name="demo/site-a")
+    story.add(Draft("round.open", WHY, round_index=0, subject=Subject("model", "other/server", after=hash_of("x"))))
+    return tale.submit(story, name="demo/site-a", file="another")
+
+
+@vector
+def one_file_a_round__another_round_is_opened():
+    story = tale.submit(opened(), name="demo/site-a")
+    story.add(Draft("round.open", WHY, round_index=1, subject=Subject("model", "demo/server", after=hash_of("x"))))
+    return tale.submit(story, name="demo/site-a", file="another")
+
+
+@vector
+def manifest_of_this_round():
+    """What a site signed for one run is no update of another."""
+    story = opened()
+    tale.submit(story, name="demo/site-a", seen=None)
+    return tale.submit(story, name="study/demo/site-a", seen=None)
+
+
+@vector
+def manifest_of_this_round__opened_again():
+    story = tale.submit(opened(), name="demo/site-a", seen=None)
+    story.add(Draft("round.open", WHY, round_index=0, subject=Subject("model", "demo/server", after=hash_of("x"))))
+    return tale.submit(story, name="demo/site-a", seen=None)
+
+
+@vector
 def evaluated_first():
     return opened().add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "pass", hash_of("gate"))))
 
@@ -185,6 +262,21 @@ def verdict_first__failed_later():
 
 
 @vector
+def verdict_first__failed_and_missing_evidence_named():
+    return judged("fail").approve("first", missing="no case of site-b")
+
+
+@vector
+def verdict_first__passed_and_missing_evidence_named():
+    return judged().approve("first", missing="no case of site-b")
+
+
+@vector
+def verdict_first__rejected_and_missing_evidence_named():
+    return judged("inconclusive").approve("first", decision="reject", missing="no case of site-b")
+
+
+@vector
 def verdict_approved():
     return carried(tale.approval("first", verdict="another"))
 
@@ -193,6 +285,19 @@ def verdict_approved():
 def verdict_approved__before_there_is_one():
     story = opened().add(Draft("evaluate", WHY, subject=model("first")))
     return story.approve("first", decision="reject")
+
+
+@vector
+def approved_since():
+    """A yes that a server kept back until somebody had said no."""
+    return judged().approve("first", by="carol", decision="reject").approve("first")
+
+
+@vector
+def approved_since__judged_again():
+    story = judged().approve("first", by="carol", decision="reject")
+    story.add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "pass", hash_of("gate"))))
+    return story.approve("first")
 
 
 @vector
@@ -227,6 +332,16 @@ def approved_first__promoted_before():
 def approved_first__promoted_under_another_name():
     subject = Subject("model", "another", after=hash_of("first"))
     return judged().approve("first").promote("first").add(Draft("promote", WHY, subject=subject), "erin")
+
+
+@vector
+def approved_first__inconclusive_by_one_person():
+    return judged("inconclusive").approve("first", missing="no case of site-b").promote("first")
+
+
+@vector
+def approved_first__key_of_the_approver_revoked():
+    return judged().approve("first").revoke_key("dave", "alice", "bob").promote("first")
 
 
 @vector

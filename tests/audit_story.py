@@ -168,10 +168,9 @@ class Story:
         )
         return self.add(Draft("gate.verdict", WHY, subject=model(name), decision=Decision("gate", verdict, hash_of("gate"))))
 
-    def approve(self, name, by="dave", decision="approve", carried_by="server"):
-        return self.add(
-            Draft(decision, WHY, subject=model(name), meaning="approval", attached=approval(name, by, decision)), carried_by
-        )
+    def approve(self, name, by="dave", decision="approve", carried_by="server", **said):
+        attached = approval(name, by, decision, **said)
+        return self.add(Draft(decision, WHY, subject=model(name), meaning="approval", attached=attached), carried_by)
 
     def promote(self, name, before=None, by="erin", kind="promote"):
         return self.add(Draft(kind, WHY, subject=model(name, before), attached=release(name, by, kind)), by, role="promoter")
@@ -189,8 +188,10 @@ def key_subject(key, content):
     return Subject("key", key, after=documents.content_hash(content))
 
 
-def approval(name, by="dave", decision="approve", verdict="gate", federation=FEDERATION):
-    document = Approval(federation, hash_of(name), hash_of(verdict), decision, "approval", "numbers are good", BEGIN)
+def approval(name, by="dave", decision="approve", *, verdict="gate", federation=FEDERATION, created=BEGIN, missing=None):
+    document = Approval(
+        federation, hash_of(name), hash_of(verdict), decision, "approval", "numbers are good", created, missing=missing
+    )
     return documents.sign(document, signer(by))
 
 
@@ -212,9 +213,11 @@ def opened(**options):
     return story.add(Draft("log.open", Why("founding", "the log begins"), subject=subject))
 
 
-def submit(story, by="site-a", **changes):
+def submit(story, by="site-a", *, name=None, file=None, **changes):
     """Let the server carry a site's update."""
-    subject = Subject("update", f"{by}/0", after=f"sha256:{hex_of(f'update {by}')}")
+    if file is not None:
+        changes["file_sha256"] = hex_of(file)
+    subject = Subject("update", name or f"{by}/0", after=hash_of(file or f"update {by}"))
     draft = Draft("update.submit", WHY, site=by, round_index=0, subject=subject, attached=update(story, by, **changes))
     return story.add(draft)
 

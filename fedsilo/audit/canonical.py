@@ -6,13 +6,20 @@ not whole are written as decimal strings.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from fedsilo.errors import DataError
 
 MAX_INT = 2**53
 """Whole numbers of at least this size are not the same in every language that reads JSON."""
 MAX_DEPTH = 8
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e0fff]"
+)
+"""Characters that break a line, hide or turn text. A list, since what Python calls printable changes with its Unicode tables."""
 
 
 def dumps(record: Mapping[str, object]) -> bytes:
@@ -40,6 +47,20 @@ def loads(content: bytes) -> dict[str, object]:
     return record
 
 
+def read(path: Path) -> dict[str, object]:
+    """Read a file with a JSON object that may be laid out for people.
+
+    Raises:
+        DataError: It is missing or no such object.
+    """
+    try:
+        return loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    except DataError as error:
+        raise DataError(f"cannot use {path}: {error}") from None
+
+
 def flaw(value: object, depth: int = MAX_DEPTH) -> str | None:
     """Say what of a value has no canonical form: a fraction, a number too large, a character that does not print.
 
@@ -50,7 +71,7 @@ def flaw(value: object, depth: int = MAX_DEPTH) -> str | None:
         True
     """
     if isinstance(value, str):
-        return None if value.isprintable() else f"{value!r} has a character that does not print"
+        return f"{brief(value)} has a character that does not print" if UNPRINTABLE.search(value) else None
     if value is None:
         return None
     if isinstance(value, int):
@@ -58,7 +79,7 @@ def flaw(value: object, depth: int = MAX_DEPTH) -> str | None:
     if isinstance(value, list | dict):
         return _inner_flaw(value, depth) if depth else f"nested more than {MAX_DEPTH} deep"
     kind = type(value).__name__
-    return f"{value!r} is a {kind}, expected text, a whole number, true, false, null, a list or an object"
+    return f"{brief(value)} is a {kind}, expected text, a whole number, true, false, null, a list or an object"
 
 
 def _inner_flaw(value: list[object] | dict[object, object], depth: int) -> str | None:
@@ -66,13 +87,20 @@ def _inner_flaw(value: list[object] | dict[object, object], depth: int) -> str |
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str) or not key.isprintable() or not key.isascii():
-                return f"the key {key!r} is not of printable ASCII"
+                return f"the key {brief(key)} is not of printable ASCII"
         value = list(value.values())
     for part in value:
         found = flaw(part, depth - 1)
         if found:
             return found
     return None
+
+
+def brief(value: object) -> str:
+    """Show a value in a short line."""
+    limit = 60
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def digest(content: bytes) -> str:

@@ -12,6 +12,8 @@ from fedsilo.audit import canonical, forms
 from fedsilo.audit.keys import CHECKPOINT_DOMAIN, Signer
 from fedsilo.errors import AuditRefusedError, DataError
 
+MAX_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -47,8 +49,19 @@ def find(path: Path) -> tuple[Checkpoint, ...]:
         AuditRefusedError: One is not as it should be.
         DataError: One cannot be read.
     """
-    found = sorted(path.glob("*.json")) if path.is_dir() else [path] if path.exists() else []
-    return tuple(sorted((_read(entry) for entry in found), key=lambda checkpoint: checkpoint.size))
+    try:
+        if path.is_dir():
+            found = sorted(entry for entry in path.iterdir() if entry.suffix == ".json")
+        else:
+            found = [path] if path.exists() else []
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    return ordered(_read(entry) for entry in found)
+
+
+def ordered(found: Iterable[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """Sort checkpoints by their sizes, those of one size in any order that stays."""
+    return tuple(sorted(found, key=lambda checkpoint: (checkpoint.size, checkpoint.root, checkpoint.ts, checkpoint.sig)))
 
 
 def newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -78,6 +91,7 @@ def parse(content: bytes, where: str) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        return parse(path.read_bytes(), path.name)
+        with path.open("rb") as handle:
+            return parse(handle.read(MAX_BYTES), path.name)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None

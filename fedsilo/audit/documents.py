@@ -40,7 +40,10 @@ class Update:
 
 @dataclass(frozen=True)
 class Approval:
-    """A person's yes or no to a candidate, on a verdict whose file has this hash."""
+    """A person's yes or no to a candidate, on a verdict whose file has this hash.
+
+    A yes to a candidate whose verdict is inconclusive names what evidence is ``missing``: the person answers for it.
+    """
 
     federation: str = field(metadata=forms.IDENTIFIER)
     candidate: str = field(metadata=forms.HASH)
@@ -49,6 +52,7 @@ class Approval:
     meaning: str = field(metadata=forms.one_of("review", "approval", "responsibility", "authorship"))
     reason: str = field(metadata=forms.TEXT)
     created: str = field(metadata=forms.TIME)
+    missing: str | None = field(default=None, metadata=forms.TEXT)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ MODEL_KINDS = frozenset(
 CHANGE_KINDS = frozenset({"key.add", "key.revoke", "config.change", "log.rotate", "erasure"})
 """Kinds that take effect when as many persons as the quorum have signed the same change."""
 KEY_KINDS = frozenset({"key.add", "key.revoke"})
-PASS, VERDICTS = "pass", ("pass", "fail", "inconclusive")
+PASS, INCONCLUSIVE = "pass", "inconclusive"
+VERDICTS = (PASS, "fail", INCONCLUSIVE)
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "log.open": ("subject",),

@@ -53,9 +53,7 @@ def _cell(value: object) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return canonical.dumps(value).decode("ascii")
-    if isinstance(value, list):
-        return " ".join(f"{entry['name']}={entry['sha256']}" for entry in value)
-    text = str(value)
+    text = " ".join(f"{entry['name']}={entry['sha256']}" for entry in value) if isinstance(value, list) else str(value)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 

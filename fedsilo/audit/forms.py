@@ -13,6 +13,8 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
+from fedsilo.audit import canonical
+
 RecordT = TypeVar("RecordT")
 
 
@@ -89,7 +91,7 @@ def _is_base64(num_bytes: int, value: object) -> bool:
     return len(decoded) == num_bytes and base64.b64encode(decoded).decode() == value
 
 
-TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
 def _is_time(value: object) -> bool:
@@ -159,21 +161,14 @@ def flaw(kind: type, value: object, path: str = "", *, closed: bool = True) -> s
 
 def _flaw_at(place: Place, value: object, path: str) -> str | None:
     if place.form is not None:
-        return None if place.form.fits(value) else f"{path} is {_brief(value)}, expected {place.form.expected}"
+        return None if place.form.fits(value) else f"{path} is {canonical.brief(value)}, expected {place.form.expected}"
     if place.part is None:
         raise TypeError(f"{path} has no form")
     if not place.many:
         return f"{path} is empty, expected it to be left out" if value == {} else flaw(place.part, value, path)
     if not isinstance(value, list) or not value:
-        return f"{path} is {_brief(value)}, expected a list that is not empty"
+        return f"{path} is {canonical.brief(value)}, expected a list that is not empty"
     return next(filter(None, (flaw(place.part, entry, f"{path}[{index}]") for index, entry in enumerate(value))), None)
-
-
-def _brief(value: object) -> str:
-    """Show a value in a line."""
-    limit = 60
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def build(kind: type[RecordT], value: Mapping[str, Any]) -> RecordT:

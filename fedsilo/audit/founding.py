@@ -119,15 +119,7 @@ def read_unsigned(path: Path) -> Founding:
     Raises:
         DataError: It is missing or not as it should be.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    try:
-        record = canonical.loads(content)
-    except DataError as error:
-        raise DataError(f"cannot use {path}: {error}") from None
-    return _checked(record, str(path))
+    return _checked(canonical.read(path), str(path))
 
 
 def _checked(record: Mapping[str, object], where: str) -> Founding:

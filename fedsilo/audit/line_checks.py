@@ -8,6 +8,8 @@ from fedsilo.audit.register import SITE
 from fedsilo.audit.state import Step
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far clocks may differ; beyond it something is wrong that a person must look at."""
 
 
 def plain_values(step: Step) -> str | None:
@@ -114,7 +116,7 @@ def key_in_time(step: Step) -> str | None:
 
 def event_signature(step: Step) -> str | None:
     """The signature is that of the key over this event."""
-    if step.signer is None or step.state.size < step.setting.trusted_size:
+    if step.signer is None or step.trusted:
         return None
     good = keys.signed_by(step.signer.entry.public, EVENT_DOMAIN, step.fields)
     return None if good else f"the signature is not one of {step.event.key} over this event"
@@ -136,7 +138,7 @@ def document_key_in_time(step: Step) -> str | None:
 def document_signature(step: Step) -> str | None:
     """The signature of the attached document is that of its key."""
     attached = step.event.attached
-    if attached is None or step.document_signer is None or step.state.size < step.setting.trusted_size:
+    if attached is None or step.document_signer is None or step.trusted:
         return None
     good = keys.signed_by(step.document_signer.entry.public, documents.domain(str(attached["type"])), attached)
     return None if good else f"the signature of the attached document is not one of {attached['key']} over it"

@@ -40,6 +40,10 @@ class Tree:
             self._levels[height + 1].append(node(*self._levels[height][-2:]))
             height += 1
 
+    def entry(self, index: int) -> bytes:
+        """Give a leaf's hash."""
+        return self._levels[0][index]
+
     def root(self, size: int | None = None) -> bytes:
         """Hash the first ``size`` leaves, or all.
 

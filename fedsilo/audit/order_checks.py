@@ -1,13 +1,17 @@
 """Checks of one line against what came before: who may say it, what must have been said. Each says what is wrong, or nothing."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from datetime import datetime
 
-from fedsilo.audit import documents, forms, merkle
-from fedsilo.audit.documents import Approval, Change, Release, Update
-from fedsilo.audit.events import CHANGE_KINDS, KEY_KINDS, PASS, Event
-from fedsilo.audit.register import SERVER, SITE, Anchor, KeyEntry, KeyRecord, entry_flaw
-from fedsilo.audit.state import Candidate, Champion, State, Step
+from fedsilo.audit import documents, forms
+from fedsilo.audit.documents import Approval, Change, Order, Release, Update
+from fedsilo.audit.events import INCONCLUSIVE, KEY_KINDS, PASS
+from fedsilo.audit.line_checks import CLOCK_TOLERANCE
+from fedsilo.audit.register import SERVER, SITE, Anchor, KeyEntry, entry_flaw
+from fedsilo.audit.state import Candidate, Step
+
+OVERRIDE = 2
+"""Persons who must approve a model whose verdict is inconclusive, at least."""
 
 
 def change_content(step: Step) -> str | None:
@@ -66,10 +70,29 @@ def document_says_so(step: Step) -> str | None:
     elif isinstance(document, Change):
         found += (document.event, document.subject)
         expected += (event.kind, subject)
+    elif isinstance(document, Order) and event.kind == "order.accept":
+        more = event.attached or {}
+        found += (more.get("site", event.site), more.get("round", event.round_index))
+        expected += (event.site, event.round_index)
     elif isinstance(document, Update) and step.lends:
         found += (document.site, document.round_index, f"sha256:{document.file_sha256}")
         expected += (event.site, event.round_index, subject.after)
     return None if found == expected else f"the attached document is about {found}, expected {expected}"
+
+
+def document_of_today(step: Step) -> str | None:
+    """What a person signed is not older than the founding, and not of a time to come.
+
+    A federation that is founded anew under its name starts anew; and a yes of tomorrow would outlive the no of today.
+    """
+    if not isinstance(step.document, Approval | Release | Change):
+        return None
+    created, founded, ts = step.document.created, step.setting.founding.created, step.event.ts
+    if created < founded:
+        return f"the attached document is of {created}, the founding of {founded}"
+    if datetime.fromisoformat(created) - datetime.fromisoformat(ts) > CLOCK_TOLERANCE:
+        return f"the attached document is of {created}, the line of {ts}"
+    return None
 
 
 def own_document(step: Step) -> str | None:
@@ -99,6 +122,12 @@ def own_founding(step: Step) -> str | None:
     if step.event.kind != "log.open" or step.model == step.setting.founding.digest:
         return None
     return f"the log was opened under the founding {step.model}, not {step.setting.founding.digest}"
+
+
+def own_end(step: Step) -> str | None:
+    """A log ends under its own name."""
+    name, expected = step.change[1].name, step.setting.log
+    return None if step.event.kind != "log.rotate" or name == expected else f"the end of {name} is signed for, not of {expected}"
 
 
 def not_rotated(step: Step) -> str | None:
@@ -156,6 +185,22 @@ def _not_beginning(step: Step, size: int, root: str) -> str | None:
     return None if found == root else f"the first {size} lines have the root {found}, {root} was signed for"
 
 
+def one_file_a_round(step: Step) -> str | None:
+    """A site submits one file in a round; another may come when the round of that run is opened again."""
+    known = None if step.event.kind != "update.submit" else step.state.updates.get(step.part)
+    if known is None or known[1] == step.model or step.reopened > known[0]:
+        return None
+    return f"{step.part[0]} has submitted {known[1]} in round {step.part[1]} already, not {step.model}"
+
+
+def manifest_of_this_round(step: Step) -> str | None:
+    """A site's manifest is of one update in one round; told of again it must be the same, before that round is opened again."""
+    known = None if step.manifest_hash is None else step.state.manifests.get(step.manifest_hash)
+    if known is None or (known[1] == step.part and known[0] >= step.reopened):
+        return None
+    return f"the attached manifest was used in line {known[0] + 1}, for {known[1][0]} in round {known[1][1]}"
+
+
 def evaluated_first(step: Step) -> str | None:
     """A gate judges a model that was evaluated."""
     if step.event.kind != "gate.verdict" or step.model in step.state.candidates:
@@ -164,11 +209,14 @@ def evaluated_first(step: Step) -> str | None:
 
 
 def verdict_first(step: Step) -> str | None:
-    """A person approves a model that passed the gate."""
+    """A person approves a model that passed the gate, or one whose verdict is inconclusive and says what evidence is missing."""
+    missing = step.document.missing if isinstance(step.document, Approval) else None
     if step.event.kind != "approve":
-        return None
+        return None if missing is None else f"{step.event.kind} names missing evidence"
     verdict = step.state.candidates.get(step.model, Candidate()).verdict
-    return None if verdict == PASS else f"approve of {step.model}, whose verdict is {verdict}"
+    if verdict == (PASS if missing is None else INCONCLUSIVE):
+        return None
+    return f"approve of {step.model}, whose verdict is {verdict}, with missing evidence {'not ' if missing is None else ''}named"
 
 
 def verdict_approved(step: Step) -> str | None:
@@ -181,13 +229,22 @@ def verdict_approved(step: Step) -> str | None:
     return f"the document is about the verdict {step.document.verdict}, the last is {candidate.metrics_ref}"
 
 
+def approved_since(step: Step) -> str | None:
+    """A person's yes from before the model was rejected does not come back."""
+    rejected = step.state.candidates.get(step.model, Candidate()).rejected
+    if step.event.kind != "approve" or not isinstance(step.document, Approval) or step.document.created >= rejected:
+        return None
+    return f"the document is of {step.document.created}, {step.model} was rejected at {rejected}"
+
+
 def approved_first(step: Step) -> str | None:
-    """A model is promoted that enough persons approved after it passed."""
+    """A model is promoted that enough persons approved since its verdict: two at least if that is inconclusive."""
     if step.event.kind != "promote":
         return None
-    found = len(step.state.candidates.get(step.model, Candidate()).approvers)
-    expected = step.setting.founding.policy.approvals
-    return None if found >= expected else f"{found} approvals of {step.model} since it passed, expected {expected}"
+    candidate, policy = step.state.candidates.get(step.model, Candidate()), step.setting.founding.policy
+    found = len(candidate.approvers)
+    expected = policy.approvals if candidate.verdict == PASS else max(policy.approvals, OVERRIDE)
+    return None if found >= expected else f"{found} approvals of {step.model} since its verdict, expected {expected}"
 
 
 def another_approved(step: Step) -> str | None:
@@ -216,63 +273,3 @@ def was_champion(step: Step) -> str | None:
         return None
     champion = step.state.champions.get(step.change[1].name)
     return None if champion and step.model in champion.promoted else f"{step.model} was never promoted"
-
-
-def follow(step: Step) -> State:
-    """Give what is known after a line that passed all checks."""
-    state, event = step.state, step.event
-    acts = {**state.acts, event.key: event.seq}
-    if event.attached is not None:
-        acts[str(event.attached["key"])] = event.seq
-    known = replace(
-        state,
-        size=state.size + 1,
-        prev=f"sha256:{merkle.leaf(step.line).hex()}",
-        ts=event.ts,
-        acts=acts,
-        carried=state.carried | {step.document_hash} if step.document_hash else state.carried,
-    )
-    if event.kind in CHANGE_KINDS:
-        return _follow_change(step, known)
-    return _follow_model(known, event, step.person)
-
-
-def _follow_change(step: Step, state: State) -> State:
-    """Count a person; change the register, or end the log, when the quorum is complete."""
-    if not step.takes_effect:
-        signed = (*state.pending.get(step.change, ()), step.person)
-        return replace(state, pending={**state.pending, step.change: signed})
-    state = replace(state, pending={change: signed for change, signed in state.pending.items() if change != step.change})
-    if step.event.kind == "log.rotate":
-        return replace(state, rotated=True)
-    content = step.document.content if isinstance(step.document, Change) else None
-    if step.event.kind not in KEY_KINDS or content is None:
-        return state
-    if step.event.kind == "key.add":
-        record = KeyRecord(forms.build(KeyEntry, content), since=step.event.ts)
-    else:
-        anchor = forms.build(Anchor, content)
-        record = replace(state.register[step.change[1].name], revoked_at=step.event.ts, anchor=anchor)
-    return replace(state, register={**state.register, record.entry.key: record})
-
-
-def _follow_model(state: State, event: Event, person: str) -> State:
-    """Remember what was said of a model."""
-    if event.subject is None or event.subject.after is None:
-        return state
-    model, name = event.subject.after, event.subject.name
-    candidate = state.candidates.get(model, Candidate())
-    if event.kind == "gate.verdict" and event.decision is not None:
-        candidate = Candidate(event.decision.verdict, event.decision.metrics_ref)
-    elif event.kind == "approve":
-        candidate = replace(candidate, approvers=tuple(sorted({*candidate.approvers, person})))
-    elif event.kind == "reject":
-        candidate = replace(candidate, approvers=())
-    elif event.kind in ("promote", "rollback"):
-        champion = state.champions.get(name, Champion(model, frozenset()))
-        in_use = Champion(model, champion.promoted | {model})
-        others = {other: known for other, known in state.candidates.items() if other != model}
-        return replace(state, candidates=others, champions={**state.champions, name: in_use})
-    elif event.kind != "evaluate":
-        return state
-    return replace(state, candidates={**state.candidates, model: candidate})

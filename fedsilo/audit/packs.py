@@ -105,7 +105,7 @@ def check(folder: Path, founding_hash: str | None = None) -> Checked:
     if not keys.signed_by(signer.entry.public, DOMAIN, record):
         raise AuditRefusedError("signature", where, 1, "the signature is not over this manifest")
     _check_files(folder, manifest, where)
-    event, checkpoint = proofs.check(files.read_json(folder / PROOF), founding)
+    event, checkpoint = proofs.check(canonical.read(folder / PROOF), founding)
     if checkpoint != manifest.checkpoint:
         raise AuditRefusedError("checkpoint-root", where, 1, "the proof is under another checkpoint than the manifest's")
     model = next(f"sha256:{entry.sha256}" for entry in manifest.files if entry.name == MODEL)
@@ -117,7 +117,7 @@ def check(folder: Path, founding_hash: str | None = None) -> Checked:
 
 def _read(folder: Path) -> tuple[Manifest, Mapping[str, object]]:
     """Read a manifest in its form."""
-    record = files.read_json(folder / MANIFEST)
+    record = canonical.read(folder / MANIFEST)
     found = canonical.flaw(record) or forms.flaw(Manifest, record)
     if found is None and canonical.dumps(record) + b"\n" != (folder / MANIFEST).read_bytes():
         found = "it is not one line in canonical form"

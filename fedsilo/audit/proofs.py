@@ -20,7 +20,9 @@ from fedsilo.errors import AuditRefusedError, DataError
 ALONE: tuple[Callable[[Step], str | None], ...] = (
     *(by_itself.plain_values, by_itself.event_form, by_itself.kind_form, by_itself.canonical_line, by_itself.own_log),
     *(by_itself.known_key, by_itself.own_name, by_itself.own_role, by_itself.own_site, by_itself.key_in_time),
-    *(order.authority, by_itself.event_signature),
+    *(by_itself.document_form, order.change_content, order.authority, by_itself.event_signature),
+    *(by_itself.known_document_key, by_itself.document_key_in_time, order.document_role, by_itself.document_signature),
+    *(order.document_says_so, order.document_of_today, order.own_document, order.own_founding),
 )
 """Checks that a line can be put through without those before it."""
 
@@ -86,6 +88,8 @@ def check(record: Mapping[str, object], founding: Founding) -> tuple[Event, Chec
     for judge in ALONE:
         if judge is by_itself.known_key:
             _require_founding_key(step.event.key, founding)
+        if judge is by_itself.known_document_key and step.event.attached is not None:
+            _require_founding_key(str(step.event.attached["key"]), founding)
         reason = judge(step)
         if reason:
             raise AuditRefusedError(codes[judge], checkpoint.log, 1, reason)

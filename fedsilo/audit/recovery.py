@@ -10,12 +10,14 @@ import os
 from pathlib import Path
 
 from fedsilo import files
-from fedsilo.audit import canonical, checkpoints, trail, verifier
+from fedsilo.audit import canonical, checkpoints, forms, trail, verifier
 from fedsilo.audit.events import Draft, Event, Subject, Why
 from fedsilo.audit.keys import Signer
 from fedsilo.audit.state import Setting
 from fedsilo.audit.trail import Clock, utc_now
-from fedsilo.errors import OutputError
+from fedsilo.errors import DataError, OutputError
+
+HOLE = b"\0"
 
 
 def recover(path: Path, setting: Setting, checkpoints_dir: Path, signer: Signer, *, clock: Clock = utc_now) -> list[Event]:
@@ -33,6 +35,7 @@ def recover(path: Path, setting: Setting, checkpoints_dir: Path, signer: Signer,
 
     Raises:
         AuditRefusedError: The lines before the tail are refused, or a checkpoint speaks of more; nothing was changed.
+        DataError: A tail beside the log was changed.
         OutputError: The disk failed.
     """
     try:
@@ -42,27 +45,58 @@ def recover(path: Path, setting: Setting, checkpoints_dir: Path, signer: Signer,
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         content = path.read_bytes()
-        whole, feed, tail = content.rpartition(b"\n")
+        whole, tail = _parts(content)
         known = checkpoints.find(checkpoints_dir)
         if tail and (whole or known):
-            verifier.verify(whole + feed, setting, known)
+            verifier.verify(whole, setting, known)
         if tail:
             files.write_bytes(path.with_name(f"{path.name}.torn-{hashlib.sha256(tail).hexdigest()}"), tail)
-            os.ftruncate(handle, len(whole) + len(feed))
+            os.ftruncate(handle, len(whole))
             os.fsync(handle)
     finally:
         os.close(handle)
-    asides = sorted(path.parent.glob(f"{path.name}.torn-*"))
+    asides = _asides(path)
     if not asides:
         return []
     opened = trail.open_trail(path, setting, checkpoints_dir, opener=signer, clock=clock)
     told = {
         event.subject.name for event in verifier.read_events(trail.read(path)) if event.kind == "log.recover" and event.subject
     }
-    return [opened.append(_draft(aside), signer) for aside in asides if aside.name not in told]
+    return [opened.append(_draft(aside, tail), signer) for aside, tail in asides.items() if aside.name not in told]
 
 
-def _draft(aside: Path) -> Draft:
-    tail = aside.read_bytes()
+def _parts(content: bytes) -> tuple[bytes, bytes]:
+    """Part the whole lines of a log from its torn tail.
+
+    A file system that lost power can keep the length of a line and its end but not what stood between: the last line is torn,
+    too, if it has a byte that no line can have.
+    """
+    end = content.rfind(b"\n") + 1
+    if end == len(content) and HOLE in content[(start := content.rfind(b"\n", 0, -1) + 1) :]:
+        end = start
+    return content[:end], content[end:]
+
+
+def _asides(path: Path) -> dict[Path, bytes]:
+    """Find the tails that were moved aside from a log.
+
+    Raises:
+        DataError: One is not what was moved aside.
+    """
+    found = {}
+    for aside in sorted(path.parent.iterdir()):
+        name = aside.name.removeprefix(f"{path.name}.torn-")
+        if name == aside.name or not forms.HEX_TEXT.fullmatch(name):
+            continue
+        try:
+            found[aside] = aside.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {aside}: {error.strerror or error}") from None
+        if hashlib.sha256(found[aside]).hexdigest() != name:
+            raise DataError(f"{aside} is not what was moved aside; its name is the hash of that")
+    return found
+
+
+def _draft(aside: Path, tail: bytes) -> Draft:
     subject = Subject("tail", aside.name, before=canonical.digest(tail))
     return Draft("log.recover", Why("recover", f"{len(tail)} bytes of a line that was cut off are moved aside"), subject=subject)

@@ -104,6 +104,9 @@ def entry_flaw(value: object) -> str | None:
 
 def may_sign(entry: KeyEntry, role: str, kind: str, log: str) -> bool:
     """Say whether a key may sign a kind of event of a log in a role, by the table and by what a site may do in its own log."""
+    name = log.partition("/")[2]
     if role == SITE and kind in OWN_LOG:
-        return log.partition("/")[2] == entry.site
+        return name == entry.site
+    if role == SITE and name not in (FEDERATION_LOG, entry.site):
+        return False
     return role in entry.roles and kind in MAY_SIGN.get(role, frozenset())

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 from fedsilo.audit import canonical, documents, forms
 from fedsilo.audit.documents import Document
-from fedsilo.audit.events import GENESIS, Event, Subject
+from fedsilo.audit.events import GENESIS, KEY_KINDS, Event, Subject
 from fedsilo.audit.founding import Founding
+from fedsilo.audit.grown import Grown
 from fedsilo.audit.merkle import Tree
 from fedsilo.audit.register import FEDERATION_LOG, MAY_SIGN, PERSONS, SERVER, KeyRecord, Register, may_sign
 
 Pending = tuple[str, Subject]
 """A change that persons sign: a kind of event and its subject."""
+Part = tuple[str, int]
+"""What happens once in a round: the name of a run or of its subject, and the round."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What has been said of a model: whether it was evaluated, the gate's last verdict, and who approved since."""
+    """What has been said of a model: the gate's last verdict, who approved since, and when it was last rejected."""
 
     verdict: str | None = None
     metrics_ref: str | None = None
     approvers: tuple[str, ...] = ()
+    rejected: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class State:
         register: Keys.
         acts: By key the place of the last line that it signed, or a document of which it signed.
         pending: Who has signed a change that has not taken effect.
-        carried: Hashes of persons' documents that were attached.
+        carried: Hashes of persons' documents that were attached, with the lines' places.
+        rounds: By run and round the place of the line that opened it last.
+        updates: By update and round the place of the last line that submitted it, and its file's hash.
+        manifests: By hash of a site's manifest the place of the line that submitted it first, and the update and round.
         candidates: By model hash; a candidate is known from its evaluation on.
         champions: By model name.
         rotated: Whether the log has ended.
@@ -76,9 +83,12 @@ class State:
     prev: str = GENESIS
     ts: str = ""
     acts: Mapping[str, int] = field(default_factory=dict)
-    pending: Mapping[Pending, tuple[str, ...]] = field(default_factory=dict)
-    carried: frozenset[str] = frozenset()
-    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+    pending: Grown[Pending, tuple[str, ...]] = field(default_factory=Grown)
+    carried: Grown[str, int] = field(default_factory=Grown)
+    rounds: Grown[Part, int] = field(default_factory=Grown)
+    updates: Grown[Part, tuple[int, str]] = field(default_factory=Grown)
+    manifests: Grown[str, tuple[int, Part]] = field(default_factory=Grown)
+    candidates: Grown[str, Candidate] = field(default_factory=Grown)
     champions: Mapping[str, Champion] = field(default_factory=dict)
     rotated: bool = False
 
@@ -97,6 +107,11 @@ class Step:
     def event(self) -> Event:
         """The line as an event; its form has been checked."""
         return forms.build(Event, self.fields)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its signatures are taken on trust; never those of changes of keys, by which a checkpoint is believed."""
+        return self.state.size < self.setting.trusted_size and self.event.kind not in KEY_KINDS
 
     @functools.cached_property
     def signer(self) -> KeyRecord | None:
@@ -132,10 +147,16 @@ class Step:
     @functools.cached_property
     def document_hash(self) -> str | None:
         """Hash of an attached document that lends a person's authority, which it does once."""
-        attached = self.event.attached
-        if attached is None or not self.lends or self.document_kind.role not in PERSONS:
-            return None
-        return canonical.digest(canonical.dumps(attached))
+        return self._lent if self.event.attached and self.document_kind.role in PERSONS else None
+
+    @functools.cached_property
+    def manifest_hash(self) -> str | None:
+        """Hash of an attached manifest by which a site submits an update."""
+        return self._lent if self.event.attached and self.event.kind == "update.submit" else None
+
+    @property
+    def _lent(self) -> str | None:
+        return canonical.digest(canonical.dumps(self.event.attached)) if self.event.attached and self.lends else None
 
     @functools.cached_property
     def authorised(self) -> bool:
@@ -151,6 +172,18 @@ class Step:
         return self.event.kind, self.event.subject or Subject("", "")
 
     @property
+    def part(self) -> Part:
+        """What part of which round it is about: of a run's, or of an update's."""
+        name = self.event.subject.name if self.event.subject else ""
+        return run_of(name) if self.event.kind == "round.open" else name, self.event.round_index or 0
+
+    @property
+    def reopened(self) -> int:
+        """Place of the line that opened the round of this update last, -1 if none did; one that names no run opens all."""
+        name, index = self.part
+        return max(self.state.rounds.get((run, index), -1) for run in (run_of(name), ""))
+
+    @property
     def takes_effect(self) -> bool:
         """Whether it completes the quorum of a change."""
         return len(self.state.pending.get(self.change, ())) + 1 >= self.setting.founding.policy.quorum
@@ -159,3 +192,13 @@ class Step:
     def model(self) -> str:
         """Hash of the model that it is about."""
         return (self.event.subject.after if self.event.subject else None) or ""
+
+
+def run_of(name: str) -> str:
+    """Give the run of a subject's name: all before its last slash.
+
+    Example:
+        >>> run_of("study/run/site-a")
+        'study/run'
+    """
+    return name.rpartition("/")[0]

@@ -6,18 +6,19 @@ locks over a network are not to be relied on. What others wrote in between is re
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
-from fedsilo.audit import canonical, checkpoints, forms, verifier
+from fedsilo import files
+from fedsilo.audit import canonical, checkpoints, forms, merkle, verifier
 from fedsilo.audit.checkpoints import Checkpoint
 from fedsilo.audit.documents import Seen
 from fedsilo.audit.events import VERSION, Draft, Event, Subject, Why
 from fedsilo.audit.keys import EVENT_DOMAIN, Signer
-from fedsilo.audit.line_checks import TIME_FORMAT, after
+from fedsilo.audit.line_checks import CLOCK_TOLERANCE, TIME_FORMAT, after
 from fedsilo.audit.register import may_sign
 from fedsilo.audit.state import Setting, State
 from fedsilo.audit.verifier import Replay, Verdict
@@ -25,9 +26,8 @@ from fedsilo.errors import AuditRefusedError, DataError, OutputError
 
 Clock = Callable[[], datetime]
 
-CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far a clock may stand behind the last line; beyond it something is wrong that a person must look at."""
 UNSIGNED = "A" * 86 + "=="
+CHUNK_BYTES = 1 << 20
 
 
 def utc_now() -> datetime:
@@ -75,12 +75,13 @@ class Trail:
             self._catch_up(handle)
             return self._replay.conclude(known)
 
-    def append(self, draft: Draft, signer: Signer) -> Event:
+    def append(self, draft: Draft, signer: Signer, *, end_log: bool = False) -> Event:
         """Write an event: who, when and where are added, it is signed, checked as any line is, and synced.
 
         Args:
             draft: What happened.
             signer: Key of who says so; its role is the first that may sign this kind.
+            end_log: Consent to a revocation of a key that signed more than is left standing: the log is refused for ever then.
 
         Returns:
             The event as it stands in the log.
@@ -95,6 +96,8 @@ class Trail:
             event = self._complete(draft, signer)
             line = canonical.dumps(forms.plain(event))
             state = self._replay.try_line(line)
+            if event.kind == "key.revoke" and not end_log and (found := verifier.revoked_keys(state, self.setting, ())):
+                raise AuditRefusedError("key-validity", self.setting.log, *found)
             self._write(handle, line + b"\n")
             self._take(line, state)
         return event
@@ -102,15 +105,36 @@ class Trail:
     def checkpoint(self, signer: Signer) -> Checkpoint:
         """Verify the whole log with the checkpoints that are there, then state its size and root and store that.
 
+        Where this object took no line on trust, its lines are in the file as they were checked: then hashes are compared and no
+        signature is checked again. Else the whole log is verified from its first line, and this object goes on from there.
         A checkpoint of the same size that is there is given back.
 
         Raises:
             AuditRefusedError: The log, an earlier checkpoint or the new one is refused, or lines that were there are gone.
             OutputError: It cannot be stored.
         """
-        self.refresh()
+        if self.setting.trusted_size:
+            self._verify_anew()
         known = checkpoints.find(self.checkpoints_dir)
-        whole = verifier.replay(read(self.path), replace(self.setting, trusted_size=0))
+        with self._held() as handle:
+            self._catch_up(handle)
+            self._compare(handle)
+            return self._state(known, signer)
+
+    def _verify_anew(self) -> None:
+        """Verify every line that this object has read, signatures too, and take none on trust from now on."""
+        self.refresh()
+        setting = replace(self.setting, trusted_size=0)
+        content = read(self.path)
+        whole = verifier.replay(content, setting)
+        last = content[content.rfind(b"\n", 0, -1) + 1 :]
+        with self._held():
+            self.setting, self._replay = setting, whole
+            self._end, self._last = len(content), last
+
+    def _state(self, known: Sequence[Checkpoint], signer: Signer) -> Checkpoint:
+        """State and store size and root of the lines that were read, which hold with the checkpoints known."""
+        whole = self._replay
         whole.conclude(known)
         newest = checkpoints.newest(known)
         if newest is not None and newest.size == whole.state.size:
@@ -137,7 +161,7 @@ class Trail:
     def _catch_up(self, handle: int) -> None:
         """Check that the last line that we know is where it was, and take the lines behind it."""
         size, start = os.fstat(handle).st_size, self._end - len(self._last)
-        content = os.pread(handle, size - start, start) if size > start else b""
+        content = _read_at(handle, start, size)
         if not content.startswith(self._last):
             code = "truncated" if len(content) < len(self._last) else "chain"
             raise AuditRefusedError(code, self.setting.log, self.state.size, "a line that was there is gone or changed")
@@ -147,6 +171,18 @@ class Trail:
             raise AuditRefusedError("torn-tail", self.setting.log, number, "the last line has no end; `recover` moves it aside")
         for line in new.split(b"\n")[:-1]:
             self._take(line, self._replay.try_line(line))
+
+    def _compare(self, handle: int) -> None:
+        """Hash the file's lines again: they must be those that were checked when they were read."""
+        tree, number, rest = self._replay.tree, 0, b""
+        for start in range(0, self._end, CHUNK_BYTES):
+            *lines, rest = (rest + _read_at(handle, start, min(start + CHUNK_BYTES, self._end))).split(b"\n")
+            for line in lines:
+                if number == len(tree) or merkle.leaf(line) != tree.entry(number):
+                    raise AuditRefusedError("chain", self.setting.log, number + 1, "the line was changed since it was checked")
+                number += 1
+        if rest or number < len(tree):
+            raise AuditRefusedError("chain", self.setting.log, number + 1, "the line was changed since it was checked")
 
     def _take(self, line: bytes, state: State) -> None:
         """Remember a line that is in the file."""
@@ -197,6 +233,7 @@ class Trail:
         except OSError as error:
             with suppress(OSError):  # what cannot be taken back is a torn tail, which nobody appends to
                 os.ftruncate(handle, self._end)
+                os.fsync(handle)
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from None
 
 
@@ -220,7 +257,7 @@ def open_trail(
         OutputError: The file cannot be read or written.
     """
     newest = checkpoints.newest(checkpoints.find(checkpoints_dir))
-    if newest is not None and not path.exists():
+    if newest is not None and not os.path.lexists(path):
         verifier.verify(b"", setting, (newest,))
     if opener is not None and newest is None:
         _touch(path)
@@ -252,15 +289,33 @@ def read(path: Path) -> bytes:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
+def read_anchored(path: Path, checkpoints_dir: Path) -> tuple[bytes, tuple[Checkpoint, ...]]:
+    """Read a log and the checkpoints of it: these first, so that none speaks of a line that came while we read.
+
+    Raises:
+        AuditRefusedError: A checkpoint is not as it should be.
+        DataError: A checkpoint cannot be read.
+        OutputError: The log is missing or cannot be read.
+    """
+    known = checkpoints.find(checkpoints_dir)
+    return read(path), known
+
+
 def _touch(path: Path) -> None:
     """Make an empty file where there is none, and sync its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.sync_folder(path.parent)
+        files.sync_folder(path.parent.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _read_at(handle: int, start: int, end: int) -> bytes:
+    """Read the bytes of an open file from ``start`` to ``end``, or to where it ends; one call gives 2 GiB at most."""
+    parts = []
+    while start < end and (part := os.pread(handle, end - start, start)):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)

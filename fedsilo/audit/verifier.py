@@ -7,7 +7,7 @@ fixed list; nothing else can come out. Checks stand in lists so that a test can 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedsilo.audit import canonical, forms, keys, merkle
+from fedsilo.audit import canonical, effects, forms, keys, merkle
 from fedsilo.audit import line_checks as by_itself
 from fedsilo.audit import order_checks as order
 from fedsilo.audit.checkpoints import Checkpoint
@@ -114,13 +114,14 @@ def checkpoint_time(claim: Claim) -> str | None:
 def revoked_keys(state: State, setting: Setting, checkpoints: Sequence[Checkpoint]) -> tuple[int, str] | None:
     """What a key signed that was revoked later counts up to what its revocation leaves standing.
 
-    In a site's log, of which the revocation says nothing, it counts under a checkpoint that is older.
+    In a site's log, of which the revocation says nothing, it counts under a checkpoint that is older and that another key signed:
+    whoever holds the revoked key dates its checkpoints as they like.
     """
     for name, record in state.register.items():
         if record.revoked_at is None or record.anchor is None or name not in state.acts:
             continue
-        older = [checkpoint.size for checkpoint in checkpoints if checkpoint.ts < record.revoked_at]
-        standing = record.anchor.size if setting.of_federation else max(older, default=0)
+        others = [entry.size for entry in checkpoints if entry.ts < record.revoked_at and entry.key != name]
+        standing = record.anchor.size if setting.of_federation else max(others, default=0)
         if state.acts[name] >= standing:
             return state.acts[name] + 1, f"{name} is revoked, and only what it signed in the first {standing} lines counts"
     return None
@@ -152,19 +153,24 @@ CHECKS = Checks(
         ("not-authorised", order.document_role),
         ("signature", by_itself.document_signature),
         ("not-authorised", order.document_says_so),
+        ("time", order.document_of_today),
         ("not-authorised", order.own_document),
         ("not-authorised", order.where_keys_change),
         ("sequence", order.opening),
         ("wrong-log", order.own_founding),
+        ("wrong-log", order.own_end),
         ("sequence", order.not_rotated),
         ("sequence", order.document_once),
         ("sequence", order.another_person),
         ("sequence", order.key_change),
         ("checkpoint-root", order.anchored),
         ("checkpoint-root", order.seen),
+        ("sequence", order.one_file_a_round),
+        ("sequence", order.manifest_of_this_round),
         ("sequence", order.evaluated_first),
         ("sequence", order.verdict_first),
         ("sequence", order.verdict_approved),
+        ("sequence", order.approved_since),
         ("sequence", order.approved_first),
         ("not-authorised", order.another_approved),
         ("sequence", order.replaces_champion),
@@ -221,7 +227,7 @@ def advance(state: State, content: bytes, *, setting: Setting, tree: Tree, check
         reason = check(step)
         if reason:
             raise AuditRefusedError(code, setting.log, state.size + 1, reason)
-    return order.follow(step)
+    return effects.follow(step)
 
 
 class Replay:

@@ -9,6 +9,8 @@ from tests import audit_story as tale
 from tests import audit_vectors
 from tests.audit_story import WHY
 
+LATER = "2026-01-01T00:05:00.000000Z"
+
 
 def refusal(vector, **options):
     """Say by which code, at which line a log is refused; None if it is not."""
@@ -48,7 +50,45 @@ def test_logs_without_a_fault_pass(make):
 def rejected(story):
     """What failed may be rejected, and come back when it passed."""
     story.candidate("first", "fail").approve("first", decision="reject")
-    return story.candidate("first").approve("first").promote("first")
+    return story.candidate("first").approve("first", created=LATER).promote("first")
+
+
+def overridden(story):
+    """Two persons may answer for a model whose verdict is inconclusive."""
+    story.candidate("first", "inconclusive").approve("first", missing="4 patients of site-b, 6 are needed")
+    return story.approve("first", by="carol", missing="4 patients of site-b, 6 are needed").promote("first")
+
+
+def submitted_again(story):
+    """The same file may be told of again, by a run that went on after it was killed."""
+    tale.submit(tale.submit(story, name="demo/site-a", seen=None), name="demo/site-a", seen=None)
+    return tale.submit(story, name="demo/site-a")  # with another manifest
+
+
+def submitted_in_the_next_run(story):
+    """A round that is opened again has other files; one without a name is of every run."""
+    server = Subject("model", "demo/server", after=tale.hash_of("x"))
+    tale.submit(story, name="demo/site-a").add(Draft("round.open", WHY, round_index=0, subject=server))
+    tale.submit(story, name="demo/site-a", file="another").add(Draft("round.open", WHY, round_index=0))
+    tale.submit(story, "site-b", name="demo/site-b", file="a third")
+    return tale.submit(story, name="demo/site-a", file="a third")
+
+
+def submitted_in_two_runs(story):
+    return tale.submit(tale.submit(story, name="demo/site-a"), name="study/demo/site-a", file="another")
+
+
+def orders(story):
+    """A site tells of the order that it follows, and of one that it does not, which may be to another."""
+    mine, other = (tale.order(site=site, round=2) for site in ("site-a", "site-b"))
+    story.add(Draft("order.accept", WHY, site="site-a", round_index=2, attached=mine), "site-a")
+    story.add(Draft("order.accept", WHY, site="site-a", round_index=2, attached=tale.order()), "site-a")
+    return story.add(Draft("order.refuse", WHY, site="site-a", round_index=2, attached=other), "site-a")
+
+
+def ended(story):
+    end = Subject("log", "demo/federation", before=tale.hash_of("x"))
+    return story.change("log.rotate", "alice", end).change("log.rotate", "bob", end)
 
 
 def side_by_side(story):
@@ -98,6 +138,12 @@ def two_changes_at_once(story):
     "go_on",
     [
         rejected,
+        overridden,
+        submitted_again,
+        submitted_in_the_next_run,
+        submitted_in_two_runs,
+        orders,
+        ended,
         side_by_side,
         two_names,
         update_that_saw_nothing,
@@ -114,6 +160,24 @@ def test_what_is_allowed_passes(go_on):
 
 def test_changes_that_lack_a_person_wait():
     assert len(two_changes_at_once(tale.opened()).verify().state.pending) == 3
+
+
+def test_a_revocation_takes_back_what_has_had_no_effect():
+    """Who stole a key may have signed with it: half a change of keys, an approval of a model that is not in use."""
+    story = tale.opened().candidate("first").candidate("second").approve("first").approve("first", by="carol").approve("second")
+    story.add_key("new-server", "alice").add_key("stranger", "alice", "gina").add_key("new-carol", "bob", "alice")
+
+    story.revoke_key("dave", "bob", "gina").revoke_key("alice", "bob", "gina")
+    state = story.verify().state
+
+    assert {model: candidate.approvers for model, candidate in state.candidates.items()} == {
+        tale.hash_of("first"): ("carol",),
+        tale.hash_of("second"): (),
+    }
+    assert state.pending == {}
+    assert tale.signer("stranger").key in state.register  # what took effect stays
+    story.add_key("new-server", "bob")
+    assert list(story.verify().state.pending.values()) == [("bob",)]
 
 
 def test_a_policy_may_let_a_person_promote_what_they_approved_or_ask_for_two_approvals():

@@ -87,6 +87,20 @@ def test_odd_lines_of_rightful_signers_end_in_a_code_or_pass(counts):
     assert seen[UNNOTICED] < sum(seen.values()) / 20  # another reason, name or hash, which is theirs to say
 
 
+def test_odd_proofs_and_foundings_end_in_a_line_and_none_passes(counts):
+    """But for proofs of good lines in which nothing was changed."""
+    proofs, foundings = counts["proofs"], counts["foundings"]
+
+    assert sum(proofs.values()) > 5_000
+    assert proofs.keys() <= {*verifier.CODES, "not of the founding"}
+    assert sum(foundings.values()) > 1_000
+    assert foundings.keys() == {"refused"}
+
+
+def test_every_line_that_has_its_form_can_stand_in_an_ancestry(counts):
+    assert counts["ancestries"] > 1_000
+
+
 def test_reading_from_the_change_on_is_reading_all():
     """The short cut of the counts refuses by the same code as the verifier."""
     small = audit_fuzz.small()

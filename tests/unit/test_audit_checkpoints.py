@@ -1,38 +1,17 @@
 """Checkpoints of a log on the disk, and the logs of sites."""
 
+import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from fedsilo.audit import canonical, checkpoints, documents, forms, keys, trail, verifier
+from fedsilo.audit import canonical, checkpoints, documents, forms, keys, merkle, trail, verifier
 from fedsilo.audit.events import Draft, Subject
 from fedsilo.errors import AuditRefusedError, DataError
 from tests import audit_story as tale
 from tests.audit_story import INCIDENT, WHY
-from tests.unit.audit_log import NOW, Clock, lines, open_log
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def setting():
-    return verifier.setting_of(tale.found(), "federation")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "audit" / "demo"
-
-
-@pytest.fixture
-def log(folder, setting, clock):
-    """A log with two lines."""
-    made = open_log(folder, setting, clock, opener=tale.signer("server"))
-    made.append(INCIDENT, tale.signer("server"))
-    return made
+from tests.unit.audit_log import NOW, lines, open_log
 
 
 def append_update(log):
@@ -68,9 +47,36 @@ class TestCheckpoints:
     def test_none_is_made_of_a_log_that_is_refused(self, log):
         log.path.write_bytes(log.path.read_bytes().replace(b"begins", b"begin5"))  # a line that is not read again to append
 
-        with pytest.raises(AuditRefusedError, match="line 1 signature"):
+        with pytest.raises(AuditRefusedError, match="line 1 chain: the line was changed since it was checked"):
             log.checkpoint(tale.signer("server"))
         assert checkpoints.find(log.checkpoints_dir) == ()
+
+    def test_a_line_that_was_taken_on_trust_is_checked_before_a_checkpoint_is_made(self, folder, setting, clock, log):
+        """The checkpoint by whose root it was believed is no longer there, the line is another."""
+        log.checkpoint(tale.signer("server"))
+        opened = open_log(folder, setting, clock)
+        (log.checkpoints_dir / "2.json").rename(folder / "2.json")
+        log.path.write_bytes(log.path.read_bytes().replace(b"begins", b"begin5"))
+
+        with pytest.raises(DataError, match="no checkpoint says that the first 2 lines are as they were"):
+            opened.checkpoint(tale.signer("server"))
+        (folder / "2.json").rename(log.checkpoints_dir / "2.json")
+        with pytest.raises(AuditRefusedError, match="line 1 signature"):
+            opened.checkpoint(tale.signer("server"))
+
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_no_changed_line_is_stated_however_long_the_log(self, log, monkeypatch, place):
+        """Hashes are compared in pieces of the file, whose ends are in the midst of lines."""
+        monkeypatch.setattr(trail, "CHUNK_BYTES", 100)
+        log.append(INCIDENT, tale.signer("server"))
+        before, changed = log.path.read_bytes(), lines(log)
+        changed[place] = changed[place].replace(b'"v":1', b'"v":2')
+        log.path.write_bytes(b"".join(line + b"\n" for line in changed))
+
+        with pytest.raises(AuditRefusedError, match=f"line {place + 1} chain"):
+            log.checkpoint(tale.signer("server"))
+        log.path.write_bytes(before)
+        assert log.checkpoint(tale.signer("server")).root == log.root(3)
 
     def test_none_is_made_of_a_log_that_lost_lines(self, log):
         for content in (lines(log)[0] + b"\n", b""):
@@ -116,6 +122,45 @@ class TestCheckpoints:
         checked.clear()
         opened.checkpoint(tale.signer("server"))
         assert [checked.count(kind) for kind in (keys.EVENT_DOMAIN, documents.domain("update"))] == [4, 2]
+        opened.append(INCIDENT, tale.signer("server"))
+        checked.clear()
+        assert opened.checkpoint(tale.signer("server")).size == 5  # what was verified once is compared by its hashes
+        assert set(checked) == {keys.CHECKPOINT_DOMAIN}
+
+    def test_an_object_that_checked_every_line_states_them_without_checking_signatures_again(self, log, monkeypatch):
+        append_update(log)
+        checked, check = [], keys.signed_by
+        monkeypatch.setattr(keys, "signed_by", lambda *given: checked.append(given[1]) or check(*given))
+
+        made = log.checkpoint(tale.signer("server"))
+
+        assert checked == [keys.CHECKPOINT_DOMAIN]
+        assert verifier.verify(log.path.read_bytes(), log.setting, (made,)).anchored == 3
+
+    def test_a_key_that_trusted_lines_add_is_one_that_admins_signed_for(self, folder, setting, clock):
+        """Whoever can write the files and has no key adds one of their own, and states with it what nobody checks."""
+        story = tale.opened()
+        for admin in ("alice", "bob"):
+            story.add_key("stranger", admin)
+        story.add(INCIDENT)
+        # no signature of the admins or the server: those of the thief stand in their place
+        records = [json.loads(line) for line in story.lines]
+        written, before = [], records[0]["prev"]
+        for record in records:
+            attached = record.get("attached")
+            if attached:
+                record["attached"] = tale.resigned(attached, "stranger")
+            written.append(canonical.dumps(tale.sign_line({**record, "prev": before}, "stranger")))
+            before = f"sha256:{merkle.leaf(written[-1]).hex()}"
+        story.lines = written
+        folder.mkdir(parents=True)
+        (folder / "federation.jsonl").write_bytes(story.content)
+        checkpoints.write(story.checkpoint(by="stranger"), folder / "checkpoints")
+
+        with pytest.raises(AuditRefusedError, match="line 2 signature"):
+            open_log(folder, setting, clock)
+        with pytest.raises(AuditRefusedError, match="line 2 signature"):
+            verifier.verify(story.content, replace(setting, trusted_size=4), (story.checkpoint(by="stranger"),))
 
     def test_what_is_taken_on_trust_must_be_what_the_checkpoint_covers(self, folder, setting, clock, log):
         """History written anew without keys: no signature would hold, and none is asked for; the root is."""
@@ -131,7 +176,14 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize(
         ("content", "code"),
-        [(b"", "parse"), (b"{}\n", "schema"), (b"[]\n", "parse"), (b'{"size":0.5}\n', "parse"), (None, "not-canonical")],
+        [
+            (b"", "parse"),
+            (b"{}\n", "schema"),
+            (b"[]\n", "parse"),
+            (b'{"size":0.5}\n', "parse"),
+            (b'{"a":' + b"[" * 100_000, "parse"),
+            (None, "not-canonical"),
+        ],
     )
     def test_a_checkpoint_that_is_none_is_refused(self, log, content, code):
         log.checkpoint(tale.signer("server"))
@@ -141,6 +193,29 @@ class TestCheckpoints:
         with pytest.raises(AuditRefusedError) as refused:
             log.refresh()
         assert (refused.value.code, refused.value.log) == (code, "2.json")
+
+    def test_a_path_that_the_system_takes_for_none_is_an_error_of_one_line(self, tmp_path):
+        with pytest.raises(DataError, match="cannot read"):
+            checkpoints.find(tmp_path / ("a" * 300))
+        (tmp_path / "0.json").mkdir()
+        with pytest.raises(DataError, match="cannot read"):
+            checkpoints.find(tmp_path)
+
+    def test_a_checkpoint_that_is_made_while_a_log_is_read_is_not_held_against_it(self, log, monkeypatch):
+        log.checkpoint(tale.signer("server"))
+        find = checkpoints.find
+
+        def find_and_go_on(path):
+            found = find(path)
+            monkeypatch.undo()
+            log.append(INCIDENT, tale.signer("server"))
+            log.checkpoint(tale.signer("server"))
+            return found
+
+        monkeypatch.setattr(checkpoints, "find", find_and_go_on)
+        content, known = trail.read_anchored(log.path, log.checkpoints_dir)
+        verdict = verifier.verify(content, log.setting, known)
+        assert (verdict.size, verdict.anchored) == (3, 2)
 
 
 class TestSites:
@@ -184,9 +259,11 @@ class TestSites:
                 verifier.verify(story.content, setting, known)
             return refused.value.code, refused.value.line
 
-        assert verifier.verify(story.content, setting, (story.checkpoint(by="site-b"),)).size == 2
+        assert verifier.verify(story.content, setting, (story.checkpoint(by="server"),)).size == 2
         assert refusal() == ("key-validity", 2)
-        assert refusal(story.checkpoint(1, by="site-b")) == ("key-validity", 2)
+        assert refusal(story.checkpoint(1, by="server")) == ("key-validity", 2)
+        # whoever stole the key can date its checkpoints as they like
+        assert refusal(story.checkpoint(by="site-b")) == ("key-validity", 2)
         assert refusal(story.checkpoint(by="server", ts="2026-02-01T00:00:00.000000Z")) == ("key-validity", 2)
 
     @pytest.mark.parametrize("name", ["", "Federation", "../x", "a/b", "x.y"])

@@ -114,12 +114,38 @@ class TestVerify:
     def test_a_site_s_log_needs_the_federation_s_for_its_keys(self, trail, tmp_path):
         assert trail.told("open", "--log", "site-a", "--key", trail.key("site-a")) == "demo/site-a has 1 lines\n"
         trail.told("checkpoint", "--log", "site-a", "--key", trail.key("site-a"))
+        code, _, err = trail.run("verify", "--log", "site-a")
+        assert code == UNCHECKED
+        assert "nobody can tell whether a revocation was cut off" in err
+        trail.told("checkpoint", "--key", trail.key("server"))
         assert trail.told("verify", "--log", "site-a").startswith("verified demo/site-a: 1 lines")
+        log = trail.log.with_name("site-a.jsonl")  # its name says which checkpoints are its
+        assert trail.told("verify", "--file", log).startswith("verified demo/site-a: 1 lines")
 
         trail.log.write_bytes(trail.log.read_bytes().replace(b"begins", b"begin5"))
         assert trail.run("verify", "--log", "site-a")[0] == REFUSED
         trail.log.unlink()
         assert trail.run("verify", "--log", "site-a")[0] == UNCHECKED
+
+    def test_a_revocation_that_was_cut_off_the_federation_s_log_is_missed(self, trail):
+        trail.told("open", "--log", "site-a", "--key", trail.key("site-a"))
+        trail.told("checkpoint", "--log", "site-a", "--key", trail.key("site-a"))
+        before = trail.log.read_bytes()
+        for admin in ("alice", "bob"):
+            trail.told("keys", "revoke", tale.signer("site-a").key, "--key", trail.key(admin), "--why", "lost")
+        trail.told("checkpoint", "--key", trail.key("server"))
+        trail.log.write_bytes(before)
+
+        code, _, err = trail.run("verify", "--log", "site-a")
+        assert code == REFUSED
+        assert "refused demo/federation line 3 truncated" in err
+
+    @pytest.mark.parametrize("option", ["--against", "--file", "--keys", "--since", "--proof"])
+    def test_a_path_that_the_system_takes_for_none_could_not_be_checked(self, trail, option):
+        trail.told("checkpoint", "--key", trail.key("server"))
+        for path in (f"{'a' * 300}", "no/such/file", "."):
+            code, out, err = trail.run("verify", option, path)
+            assert (code, out, err.count("\n")) == (UNCHECKED, "", 1)
 
 
 class TestRecover:
@@ -141,6 +167,18 @@ class TestExport:
         event = json.loads(trail.log.read_bytes().splitlines()[-1])
         assert (event["event"], event["outputs"][0]["name"]) == ("export", "out")
         assert event["outputs"][0]["sha256"] == files.sha256_file(out)
+
+    @pytest.mark.parametrize("name", ["demo/federation.jsonl", "demo/founding.json", "checkpoints/demo/federation/1.json"])
+    def test_nothing_of_the_trail_is_written_over(self, trail, tmp_path, name):
+        trail.told("checkpoint", "--key", trail.key("server"))
+        (tmp_path / "link").symlink_to(tmp_path / "audit")
+        before = (tmp_path / "audit" / name).read_bytes()
+
+        for out in (tmp_path / "audit" / name, tmp_path / "link" / name):
+            code, _, err = trail.run("export", "--format", "csv", "--out", out)
+            assert code == UNCHECKED
+            assert "a file of the trail" in err
+        assert (tmp_path / "audit" / name).read_bytes() == before
 
     def test_a_log_that_is_refused_is_not_exported(self, trail, tmp_path):
         trail.log.write_bytes(trail.log.read_bytes().replace(b"begins", b"begin5"))

@@ -53,6 +53,16 @@ def test_every_command_option_and_code_is_told(text):
     assert all(f"`{code}`" in text for code in verifier.CODES)
 
 
+@pytest.mark.parametrize("command", [["verify"], ["show"], ["keys", "revoke"]])
+def test_every_option_is_told(text, command, capsys):
+    with pytest.raises(SystemExit):
+        audit.main([*command, "--help"])
+    options = set(re.findall(r"^ +(--[a-z-]+)", capsys.readouterr().out, flags=re.MULTILINE))
+    assert {
+        option for option in options if f"`{option}" not in text and f"{option} " not in text and f"[{option}" not in text
+    } <= {"--help"}
+
+
 def test_every_field_is_told(text):
     described = re.search(r"\*\*Event\.\*\*(.*?)\n\n", text, flags=re.DOTALL)[1]
     named = set(re.findall(r"`(\w+)`", described)) - {"NEEDED"}

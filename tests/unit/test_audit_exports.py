@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from fedsilo.audit import exports, verifier
-from fedsilo.audit.events import Draft, Event, Why
+from fedsilo.audit.events import Artifact, Draft, Event, Why
 from tests import audit_story as tale
 
 
@@ -52,10 +52,11 @@ class TestTable:
 
     @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x"])
     def test_a_spreadsheet_runs_no_cell(self, text):
-        story = tale.opened().add(Draft("incident", Why(text, text)))
+        story = tale.opened().add(Draft("incident", Why(text, text), outputs=(Artifact(text, tale.hex_of("x")),)))
         (_, row) = csv.DictReader(io.StringIO(exports.table(verifier.read_events(story.content))))
 
         assert (row["why_request"], row["why_text"]) == (f"'{text}", f"'{text}")
+        assert row["outputs"] == f"'{text}={tale.hex_of('x')}"
 
 
 class TestProv:

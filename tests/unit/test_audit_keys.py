@@ -82,13 +82,33 @@ class TestKeys:
         name = tale.signer("frank").key
         trail.told("checkpoint", "--key", trail.key("server"))
         trail.told("export", "--format", "csv", "--out", tmp_path / "trail.csv", "--key", trail.key("frank"))
+        revoke = ("keys", "revoke", name, "--why", "lost on Monday", "--lines", 1, "--key")
+        before = trail.log.read_bytes()
+        code, _, err = trail.run(*revoke, trail.key("alice"))
+        assert code == UNCHECKED
+        assert "signed line 2: when the quorum has signed" in err
+        assert "this log is refused for ever" in err
+        assert trail.log.read_bytes() == before
         for admin in ("alice", "bob"):
-            trail.told("keys", "revoke", name, "--key", trail.key(admin), "--why", "lost on Monday", "--lines", 1)
+            trail.told(*revoke, trail.key(admin), "--end-log")
 
         code, _, err = trail.run("verify")
         assert code == REFUSED
         assert "line 2 key-validity" in err
         assert trail.run("keys", "revoke", name, "--key", trail.key("gina"), "--why", "x", "--lines", 99)[0] == UNCHECKED
+
+    def test_lines_that_leave_all_its_acts_standing_need_no_consent(self, trail):
+        name = tale.signer("frank").key
+        for admin in ("alice", "bob"):
+            trail.told("keys", "revoke", name, "--key", trail.key(admin), "--why", "lost on Monday", "--lines", 1)
+        trail.told("checkpoint", "--key", trail.key("server"))
+        assert trail.told("verify").startswith("verified demo/federation: 3 lines")
+
+    def test_nobody_signs_the_end_of_their_own_key(self, trail):
+        """The line would be an act of the key after what is left standing."""
+        code, _, err = trail.run("keys", "revoke", tale.signer("alice").key, "--key", trail.key("alice"), "--why", "left")
+        assert code == UNCHECKED
+        assert "cannot sign its own end" in err
 
     def test_a_key_that_others_may_read_is_refused(self, trail):
         trail.key("server").chmod(0o640)

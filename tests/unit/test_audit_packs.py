@@ -141,3 +141,12 @@ def test_the_proof_and_the_manifest_speak_of_the_same_checkpoint(pack):
     rewrite(pack, by="server", checkpoint=forms.plain(tale.trained().checkpoint()))
 
     assert refusal(pack) == "checkpoint-root"
+
+
+@pytest.mark.parametrize("name", [packs.MANIFEST, packs.FOUNDING])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"files":' + "[" * 100_000, "", '{"name":1,"name":1}'])
+def test_what_is_no_record_cannot_be_used(pack, name, content):
+    (pack / name).write_text(content)
+
+    with pytest.raises(DataError, match="cannot use"):
+        packs.check(pack)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from fedsilo.audit import forms, proofs
+from fedsilo.audit.events import Draft
 from tests import audit_story as tale
 from tests.unit.audit_command import REFUSED, UNCHECKED, Command
 
@@ -57,6 +59,46 @@ class TestProofs:
         ended, _, err = trail.run("verify", "--proof", proof)
         assert ended == REFUSED
         assert f" {code}: " in err
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            (lambda attached: attached.clear(), "schema"),
+            (lambda attached: attached.pop("candidate"), "schema"),
+            (lambda attached: attached.update(reason="another reason"), "signature"),
+            (lambda attached: attached.update(tale.resigned(attached, "erin", key=tale.signer("erin").key)), "not-authorised"),
+            (lambda attached: attached.update(tale.resigned(attached, "dave", candidate=tale.hash_of("x"))), "not-authorised"),
+        ],
+    )
+    def test_a_line_is_proved_with_the_document_that_lends_it_authority(self, trail, tmp_path, change, code):
+        """A server can write what it likes and state it; no stranger takes its word for an approver's."""
+        story = tale.judged()
+        document = dict(tale.approval("first"))
+        change(document)
+        story.add(Draft("approve", tale.WHY, subject=tale.model("first"), meaning="approval", attached=document))
+        path = tmp_path / "proof.json"
+        path.write_text(json.dumps(forms.plain(proofs.prove(story.content, 3, story.checkpoint()))))
+
+        ended, _, err = trail.run("verify", "--proof", path)
+        assert (ended, err.count("\n")) == (REFUSED, 1)
+        assert f" {code}: " in err
+
+    def test_a_document_of_a_key_that_came_later_needs_the_log(self, trail, tmp_path):
+        story = tale.judged().approve("first", by="new-carol")
+        path = tmp_path / "proof.json"
+        path.write_text(json.dumps(forms.plain(proofs.prove(story.content, 3, story.checkpoint()))))
+
+        code, _, err = trail.run("verify", "--proof", path)
+        assert code == UNCHECKED
+        assert f"{tale.signer('new-carol').key} is no key of the founding" in err
+
+    @pytest.mark.parametrize("content", ["[" * 100_000, '{"line":' + "[" * 100_000, "", "[]", '{"a":1,"a":1}', "\u00e9"])
+    def test_what_is_no_proof_is_told_in_a_line(self, trail, tmp_path, content):
+        path = tmp_path / "proof.json"
+        path.write_text(content)
+
+        code, _, err = trail.run("verify", "--proof", path)
+        assert (code, err.count("\n")) == (UNCHECKED, 1)
 
     @pytest.mark.parametrize("whose", ["line", "checkpoint"])
     def test_keys_that_came_later_need_the_log(self, trail, proof, whose):

@@ -4,38 +4,18 @@ import json
 import os
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from fedsilo.audit import canonical, forms, trail, verifier
+from fedsilo.audit import canonical, documents, forms, trail, verifier
+from fedsilo.audit.documents import Change
 from fedsilo.audit.events import Draft, Subject, Why
+from fedsilo.audit.register import Anchor
 from fedsilo.errors import AuditRefusedError, DataError, OutputError
 from tests import audit_story as tale
 from tests.audit_story import INCIDENT, WHY
-from tests.unit.audit_log import NOW, Clock, lines, open_log
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def setting():
-    return verifier.setting_of(tale.found(), "federation")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "audit" / "demo"
-
-
-@pytest.fixture
-def log(folder, setting, clock):
-    """A log with two lines."""
-    made = open_log(folder, setting, clock, opener=tale.signer("server"))
-    made.append(INCIDENT, tale.signer("server"))
-    return made
+from tests.unit.audit_log import NOW, lines, open_log
 
 
 class TestAppending:
@@ -150,6 +130,37 @@ class TestOthers:
         assert (refused.value.code, refused.value.line) == (code, 2)
 
 
+class TestRevoking:
+    def revoke(self, log, name, admin, size, **options):
+        """Sign that the acts of a key in the first lines stand."""
+        content = forms.plain(Anchor(size, log.root(size)))
+        subject = tale.key_subject(tale.signer(name).key, content)
+        change = documents.sign(Change(tale.FEDERATION, "key.revoke", subject, "lost", tale.BEGIN, content), tale.signer(admin))
+        return log.append(Draft("key.revoke", WHY, subject=subject, attached=change), tale.signer(admin), **options)
+
+    def test_a_key_that_signs_while_it_is_revoked_does_not_end_the_log(self, log):
+        """The second admin's line comes after one of the key: what the first signed to stand is no longer all."""
+        size = log.state.size
+        self.revoke(log, "server", "alice", size)
+        log.append(INCIDENT, tale.signer("server"))
+        before = log.path.read_bytes()
+
+        with pytest.raises(AuditRefusedError, match=r"line 4 key-validity: .* only what it signed in the first 2"):
+            self.revoke(log, "server", "bob", size)
+
+        assert log.path.read_bytes() == before
+        self.revoke(log, "server", "bob", log.state.size)
+        self.revoke(log, "server", "gina", log.state.size - 1)
+        assert log.refresh().size == 6
+
+    def test_it_does_by_consent(self, log):
+        self.revoke(log, "server", "alice", 1)
+        self.revoke(log, "server", "bob", 1, end_log=True)
+
+        with pytest.raises(AuditRefusedError, match="line 2 key-validity"):
+            log.refresh()
+
+
 class TestClock:
     def test_a_clock_that_stands_is_held_by_a_microsecond(self, log, clock):
         last = json.loads(lines(log)[-1])["ts"]
@@ -213,3 +224,18 @@ class TestDisk:
         monkeypatch.setattr(trail.os, "fsync", remember)
         log.append(INCIDENT, tale.signer("server"))
         assert synced == [log.path.stat().st_size]
+
+    def test_a_new_log_is_there_after_a_power_cut(self, folder, setting, clock, monkeypatch):
+        synced = []
+        monkeypatch.setattr(trail.os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+        open_log(folder, setting, clock, opener=tale.signer("server")).checkpoint(tale.signer("server"))
+
+        assert synced[:2] == [str(folder), str(folder.parent)]
+        assert synced[2] == str(folder / "federation.jsonl")
+        assert synced[-1] == str(folder / "checkpoints")
+
+    def test_a_long_log_is_read_in_as_many_pieces_as_the_system_gives(self, folder, setting, clock, log, monkeypatch):
+        pread = os.pread
+        monkeypatch.setattr(trail.os, "pread", lambda handle, size, start: pread(handle, min(size, 50), start))
+
+        assert open_log(folder, setting, clock).state.size == 2

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from fedsilo import files
 from fedsilo.audit import canonical, recovery, trail, verifier
 from fedsilo.audit.events import Draft, Why
-from fedsilo.errors import AuditRefusedError
+from fedsilo.errors import AuditRefusedError, DataError
 from tests import audit_story as tale
 from tests import audit_writer
 from tests.audit_story import WHY
@@ -166,3 +167,45 @@ class TestRecovery:
         with pytest.raises(AuditRefusedError, match="line 2 signature"):
             recover(log)
         assert log.path.read_bytes() == torn
+
+    def test_a_line_with_a_hole_in_it_is_a_torn_tail_too(self, log):
+        """A power cut can keep a line's length and its end, and zeros where its first pages were."""
+        first, last = log.path.read_bytes().splitlines(keepends=True)
+        torn = bytes(40) + last[40:]
+        log.path.write_bytes(first + torn)
+
+        (event,) = recover(log)
+        assert log.path.with_name(event.subject.name).read_bytes() == torn
+        assert (event.seq, verify(log.path.parent).size) == (1, 2)
+
+    def test_a_hole_before_the_last_line_is_no_tail(self, log):
+        first, last = log.path.read_bytes().splitlines(keepends=True)
+        log.path.write_bytes(bytes(40) + first[40:] + last)
+
+        assert recover(log) == []
+        assert log.path.read_bytes()[:40] == bytes(40)
+
+    def test_a_tail_is_on_the_disk_before_it_is_cut(self, log, monkeypatch):
+        log.path.write_bytes(log.path.read_bytes()[:-5])
+        done = []
+        cut, sync = recovery.os.ftruncate, files.sync_folder
+        monkeypatch.setattr(recovery.os, "ftruncate", lambda *given: done.append("cut") or cut(*given))
+        monkeypatch.setattr(files, "sync_folder", lambda folder: done.append("folder synced") or sync(folder))
+
+        recover(log)
+        assert done[:2] == ["folder synced", "cut"]
+
+    def test_only_what_was_moved_aside_is_told_of(self, log):
+        names = ["", "note", "A" * 64, "0" * 63]
+        for name in names:
+            log.path.with_name(f"{log.path.name}.torn-{name}").write_text("not ours")
+
+        assert recover(log) == []
+        aside = log.path.with_name(f"{log.path.name}.torn-{'0' * 64}")
+        aside.write_text("of another name")
+        with pytest.raises(DataError, match="is not what was moved aside"):
+            recover(log)
+        aside.unlink()
+        aside.mkdir()
+        with pytest.raises(DataError, match="cannot read"):
+            recover(log)
