@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run study test lint ui chaos bench clean
+.PHONY: help run study test lint ui chaos bench sbom clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
 
@@ -30,6 +30,9 @@ chaos: $(INSTALLED)  ## kill phases at random moments and compare the results; a
 
 bench: $(INSTALLED)  ## every script in benchmarks/
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+sbom: $(INSTALLED)  ## the environment's bill of materials, build/sbom.json, and docs/licences.md
+	@$(BIN)/python -m flows.sbom
 
 clean:  ## remove the environment and all caches of tools; data, models and reports stay
 	rm -rf .venv .prefect build *.egg-info .coverage .*_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +

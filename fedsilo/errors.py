@@ -30,11 +30,28 @@ class UpdateRefusedError(FedsiloError):
         self.check = check
 
 
+class OrderRefusedError(FedsiloError):
+    """A server's order failed a check at the site; ``check`` names it."""
+
+    def __init__(self, check: str, message: str) -> None:
+        """Keep the name of the refusing check beside the message."""
+        super().__init__(f"[{check}] {message}")
+        self.check = check
+
+
+class QuorumError(FedsiloError):
+    """Too few updates of a round count; says which were refused or missing, and why."""
+
+
 class CheckpointError(FedsiloError):
     """A stored state is missing, cut off or differs from its recorded SHA-256."""
 
 
-class DeadlineError(FedsiloError):
+class LostError(FedsiloError):
+    """The process of a site's turn died."""
+
+
+class DeadlineError(LostError):
     """A site's turn took longer than it may."""
 
 

@@ -4,10 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from fedsilo.sections import Count, Positive, Section, Share
-
-AdaptationName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
-
+from fedsilo.sections import Count, Identifier, Positive, Section, Share
 
 OwnMethod = Literal["global", "experts", "ensemble", "soup", "router", "router_ungated", "dg_tta"]
 """Methods with knobs of their own, or none."""
@@ -96,7 +93,7 @@ class OutsideParams(Section):
     batch_size: Count = Field(description="slices or patches of a case in one step")
     router: RouterParams
     dg_tta: DgTtaParams
-    adaptations: dict[AdaptationName, AdaptationParams] = Field(description="methods that learn, by the name in the tables")
+    adaptations: dict[Identifier, AdaptationParams] = Field(description="methods that learn, by the name in the tables")
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "OutsideParams":

@@ -7,15 +7,14 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from fedsilo.admission_params import AdmissionParams
 from fedsilo.aggregation_params import AggregationParams
 from fedsilo.errors import ParamsError
 from fedsilo.outside_params import OutsideParams
-from fedsilo.sections import Count, Positive, Section, Share, merge, read_yaml, validate
+from fedsilo.sections import Count, Identifier, Positive, Section, Share, merge, read_yaml, validate
 
 Triple = tuple[Positive, Positive, Positive]
 CountTriple = tuple[Count, Count, Count]
-FoldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
-ParticipantName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
 
 class DataParams(Section):
@@ -183,7 +182,7 @@ class FederateParams(Section):
     """Rounds of local training and averaging."""
 
     rounds: Count
-    participants: dict[ParticipantName, dict[str, Count | None]] | None = Field(
+    participants: dict[Identifier, dict[Identifier, Count | None]] | None = Field(
         description="who trains: name -> inside site -> number of its training patients (null: all); null: every inside site"
     )
     local_epochs: Count
@@ -191,12 +190,16 @@ class FederateParams(Section):
     patch_zyx: tuple[Count, Count, Count] = Field(description="training crop in working voxels; z is ignored in 2D")
     weighting: Literal["cases", "slices", "uniform", "latent"] = Field(description="a site's weight in the average")
     latent_weights: LatentWeightParams = Field(description="of weighting latent")
+    admission: AdmissionParams
     aggregation: AggregationParams
     algorithm: AlgorithmParams
     participation: Annotated[float, Field(gt=0, le=1)] = Field(
         description="share of the sites that train in a round, drawn by the seed"
     )
-    folds: dict[FoldName, FoldParams] = Field(
+    deadline_minutes: Positive | None = Field(
+        description="that a site's turn may take, after which it gives no update in that round; null: any"
+    )
+    folds: dict[Identifier, FoldParams] = Field(
         description="averages of a site's own rounds; `inside` is its inside model, others are compared with it"
     )
     validate_every: Count = Field(description="rounds between validations; the last round is always validated")

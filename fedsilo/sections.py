@@ -6,10 +6,26 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from fedsilo import names
 from fedsilo.errors import ParamsError
 
+
+def _identifier(value: str) -> str:
+    if not names.is_identifier(value):
+        raise ValueError(f"expected {names.RULE}")
+    return value
+
+
+def _folder(value: str) -> str:
+    if not names.is_folder(value):
+        raise ValueError("expected a folder below the root: letters, digits, dot, _, - and blanks, parts with / between")
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+FolderName = Annotated[str, AfterValidator(_folder)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -50,7 +66,7 @@ def merge(tree: Mapping[str, object], changes: Mapping[str, object], *, path: Pa
     """
     merged = dict(tree)
     for key, change in changes.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{_shown(key)}"
         if key not in merged:
             raise ParamsError(f"{path}: unknown key {name}{_nearest(key, merged)}")
         present = merged[key]
@@ -74,7 +90,7 @@ def validate(kind: type[SectionT], tree: Mapping[str, object], *, source: str) -
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            name = ".".join(str(part) for part in item["loc"]) or "file"
+            name = ".".join(_shown(part) for part in item["loc"]) or "file"
             if item["type"] == "extra_forbidden":
                 problems.append(f"unknown key {name}{_nearest(str(item['loc'][-1]), _siblings(kind, item['loc'][:-1]))}")
             elif item["type"] == "missing":
@@ -82,6 +98,12 @@ def validate(kind: type[SectionT], tree: Mapping[str, object], *, source: str) -
             else:
                 problems.append(f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {item['input']!r}"[:300])
         raise ParamsError(f"{source}: " + "; ".join(problems)) from error
+
+
+def _shown(key: object) -> str:
+    """Write a key so that a message stays a line."""
+    text = str(key)
+    return text if text.isprintable() else repr(text)
 
 
 def _siblings(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -16,6 +16,7 @@ from tasks.federation import Federation
     flow_run_name="compare runs of {comparison.federation.roster.name}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def compare_runs(comparison: Comparison) -> None:
     """Score every site's test cases under every run, then join the tables."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import flow, unmapped
 
+from fedsilo import names
 from fedsilo import params as params_module
 from fedsilo.cohort import roster as rosters
 from fedsilo.errors import ParamsError
@@ -21,6 +22,7 @@ DESCRIPTION = __doc__
     flow_run_name="ingest {ingestion.site}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def ingest_site(ingestion: Ingestion) -> None:
     """Survey the source, convert every case, put the site in its place."""
@@ -69,8 +71,8 @@ def body(options: argparse.Namespace) -> None:
         ParamsError: A name, file or combination of options is wrong.
     """
     vocabulary, params = rosters.load_vocabulary(options.cohort), params_module.load(options.params, {}, ())
-    if not rosters.IDENTIFIER.match(options.site):
-        raise ParamsError(f"cannot use {options.site!r} as the name of a site: a-z first, then a-z, 0-9, _ and -, at most 40")
+    if not names.is_identifier(options.site):
+        raise ParamsError(f"cannot use {options.site!r} as the name of a site: {names.RULE}")
     if options.out is None and vocabulary.name == paths.EMBEDDED:
         raise ParamsError(
             f"cohort {vocabulary.name} is made of phantoms, which would overwrite the site; make a cohort of your own"

@@ -14,6 +14,7 @@ from tasks.federation import Federation
     flow_run_name="inside {run}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def compare_inside(federations: tuple[Federation, ...], run: str) -> None:
     """Train each site's baselines, then score every model on every site's test cases."""

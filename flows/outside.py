@@ -14,6 +14,7 @@ from tasks.federation import Federation
     flow_run_name="outside {run}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def compare_outside(federations: tuple[Federation, ...], run: str) -> None:
     """Adapt to and score every outside site's cases, then join the tables."""

@@ -11,7 +11,13 @@ from flows import cli, environment
 from tasks import phantoms, workers
 
 
-@flow(name="phantoms", flow_run_name="phantoms {roster.name}", validate_parameters=False, on_running=[environment.wear_outer_run])
+@flow(
+    name="phantoms",
+    flow_run_name="phantoms {roster.name}",
+    validate_parameters=False,
+    on_running=[environment.wear_outer_run],
+    persist_result=False,
+)
 def render_cohort(roster: Roster, params: Params, root: Path) -> None:
     """Render every site of a cohort."""
     sites = list(roster.sites)

@@ -14,6 +14,7 @@ from tasks.judging import Preparation
     flow_run_name="prepare {preparation.roster.name}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def prepare_cohort(preparation: Preparation) -> None:
     """Prepare every site of a cohort, if all of them keep the contract."""

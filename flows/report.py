@@ -14,6 +14,7 @@ from tasks.federation import Federation
     flow_run_name="report {federation.paths.run}",
     validate_parameters=False,
     on_running=[environment.wear_outer_run],
+    persist_result=False,
 )
 def write_report(federation: Federation, stopped: tuple[str, ...]) -> None:
     """Build the report from the result tables."""

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fedsilo import files
+from fedsilo import files, names
 from fedsilo.audit.events import Event
 from fedsilo.audit.state import run_of
 from fedsilo.errors import DataError, ParamsError
-from tasks.paths import NAME, RunPaths
+from tasks.paths import RunPaths
 
 IN_PLACE = frozenset({"evaluate", "promote", "rollback"})
 """Kinds that speak of a model which then lies in its place."""
@@ -107,7 +107,7 @@ def _subject_path(kind: str, name: str) -> str | None:
         return None
     before, inside, site_name = name.rpartition("/inside/")
     run = _run(before if inside else run_of(name))
-    if run is None or (inside and not NAME.fullmatch(site_name)):
+    if run is None or (inside and not names.is_identifier(site_name)):
         return None
     if inside:
         return _relative(run.inside_state(site_name))
@@ -132,7 +132,7 @@ def _output_path(kind: str, name: str) -> str | None:
 def _site(name: str) -> Path | None:
     """Give the folder of a site's prepared data by the name of its data set."""
     cohort, _, site = name.partition("/")
-    known = NAME.fullmatch(cohort) and NAME.fullmatch(site)
+    known = names.is_identifier(cohort) and names.is_identifier(site)
     return RunPaths(Path(), cohort, cohort).prepared_site(site) if known else None
 
 

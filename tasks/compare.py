@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fedsilo.tensors import StateDict
+
+
+PATTERN = re.compile(r"[a-z0-9*?\[\]!_-]{1,80}(/[a-z0-9*?\[\]!_-]{1,80})?")
+"""Names of runs and what stands for several."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def find_runs(workspace: Path, patterns: Sequence[str]) -> tuple[str, ...]:
     root = workspace / "runs"
     found: set[str] = set()
     for pattern in patterns:
-        if not pattern or Path(pattern).is_absolute():
+        if not PATTERN.fullmatch(pattern):
             raise DataError(f"cannot use {pattern!r} as a run: expected a name or pattern below {root}")
         folders = [path for path in root.glob(pattern) if path.is_dir()]
         if not folders:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Federation:
     """What every task of one federation needs: ids, paths and frozen params.
 
-    ``surfaces``: whether scores hold distances between surfaces; no model depends on it.
+    ``surfaces``: whether scores hold distances between surfaces; no model depends on it. ``by_order``: whether sites train under
+    signed orders and answer with signed updates; a site that trains alone does not.
     """
 
     roster: Roster
@@ -34,6 +35,7 @@ class Federation:
     paths: RunPaths
     journal_name: str = "federate"
     surfaces: bool = True
+    by_order: bool = True
 
     @property
     def members(self) -> Mapping[str, Mapping[str, int | None]]:
@@ -142,4 +144,4 @@ class Federation:
         federate = federate.model_copy(update=changes)
         params = self.params.model_copy(update={"federate": federate})
         roster = self.roster.model_copy(update={"sites": (self.roster.site(site),)})
-        return Federation(roster=roster, params=params, paths=self.paths, journal_name=f"local/{site}")
+        return Federation(roster=roster, params=params, paths=self.paths, journal_name=f"local/{site}", by_order=False)

@@ -33,8 +33,8 @@ def train_alone(site: str, federation: Federation) -> Path:
         get_run_logger().warning(warning)
     for round_index in range(opened.round_index, num_rounds):
         if not journal.site_done(site, round_index):
-            workers.run(turns.site_turn, site=site, round_index=round_index, federation=alone)
-        rounds.aggregate(alone, round_index)
+            workers.run(turns.site_turn, site=site, round_index=round_index, federation=alone, asked=None)
+        rounds.follow(alone, round_index)
         record = journal.site_record(site, round_index)
         progress.advance(site=site, round_index=round_index, loss=record.train_loss, dice=record.val_dice_inside)
     workers.run(turns.site_validation, site=site, round_index=num_rounds, federation=alone)

@@ -4,14 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsilo import names
 from fedsilo.errors import ParamsError
 
 EMBEDDED = "demo"
 """The cohort that is made of phantoms and reproduced by the top dvc.yaml."""
 OUTER_RUN = "FEDSILO_OUTER_RUN"
 """Variable that carries the id of the flow run which called ``dvc repro``; inner runs wear it as a tag."""
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-RUN_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?$")
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,11 @@ class RunPaths:
         """Refuse a name that could lead elsewhere.
 
         Raises:
-            ParamsError: The name of the run has other characters than a-z, 0-9, _ and -, or more than one slash.
+            ParamsError: The name of the cohort is none; or that of the run has other characters than a-z, 0-9, _ and -, more
+                than one slash, or more than 80 characters before or behind it.
         """
-        if not RUN_NAME.match(self.run):
+        _check_name(self.cohort, "a cohort")
+        if not names.is_run(self.run):
             raise ParamsError(f"cannot use {self.run!r} as the name of a run: a-z, 0-9, _, - and at most one / inside")
 
     @property
@@ -55,6 +56,7 @@ class RunPaths:
 
     def prepared_site(self, site: str) -> Path:
         """Folder of a site's prepared cases: manifest.csv, facts.parquet, contract.json, cases/."""
+        _check_name(site, "a site")
         return self.workspace / "data" / "prepared" / self.cohort / site
 
     @property
@@ -69,6 +71,7 @@ class RunPaths:
 
     def sheet(self, site: str) -> Path:
         """Pictures of a site's cases; patient data, which stay where the cases are."""
+        _check_name(site, "a site")
         return self.workspace / "data" / "sheets" / self.cohort / f"{site}.png"
 
     @property
@@ -88,18 +91,24 @@ class RunPaths:
 
     def inside_state(self, site: str) -> Path:
         """A site's inside model."""
+        _check_name(site, "a site")
         return self.run_dir / "inside" / f"{site}.safetensors"
 
     def fold_state(self, site: str, fold: str) -> Path:
         """Another average of a site's rounds, by its name."""
+        _check_name(site, "a site")
+        _check_name(fold, "a fold")
         return self.run_dir / "inside" / "folds" / fold / f"{site}.safetensors"
 
     def held_state(self, site: str) -> Path:
         """The global model as a site has it, where an algorithm keeps a part of it at the sites."""
+        _check_name(site, "a site")
         return self.run_dir / "inside" / "held" / f"{site}.safetensors"
 
     def baseline_state(self, site: str, method: str) -> Path:
         """A site's baseline model: ``local``, ``finetuned`` or ``finetuned_best``."""
+        _check_name(site, "a site")
+        _check_name(method, "a method")
         return self.run_dir / "baselines" / site / f"{method}.safetensors"
 
     @property
@@ -173,5 +182,5 @@ class AuditPaths:
 
 
 def _check_name(name: str, what: str) -> None:
-    if not NAME.fullmatch(name):
-        raise ParamsError(f"cannot use {name!r} as the name of {what}: a-z first, then a-z, 0-9, _ and -, at most 40")
+    if not names.is_identifier(name):
+        raise ParamsError(f"cannot use {name!r} as the name of {what}: {names.RULE}")

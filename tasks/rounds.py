@@ -12,11 +12,11 @@ from fedsilo.errors import ParamsError
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
-    from fedsilo.federation.aggregation import AggregationRecord
+    from fedsilo.federation.aggregation import AggregationRecord, Outcome
     from fedsilo.federation.updates import SiteUpdate
 
 
@@ -53,37 +53,64 @@ def open_journal(federation: Federation) -> Opened:
     return Opened(point.round_index, tuple(warnings))
 
 
-def aggregate(federation: Federation, round_index: int) -> tuple[list[SiteUpdate], AggregationRecord]:
-    """Admit a round's updates and average them into the state that opens the next round."""
-    from fedsilo.federation import aggregation, states, updates
+def aggregate(
+    federation: Federation, round_index: int, received: Sequence[SiteUpdate], tell: Callable[[str], object] | None = None
+) -> AggregationRecord:
+    """Average updates into the state that opens the next round.
+
+    Args:
+        federation: Whose.
+        round_index: The round that they answer to.
+        received: Those that count; their states may stay in their files.
+        tell: Called with the next state's hash before it counts.
+    """
+    from fedsilo.federation import pruning
 
     journal = federation.journal()
-    server = journal.read_server(round_index)
-    members = federation.taking_part(round_index)
-    received = [updates.load(journal.update_manifest(site, round_index)) for site in members]
-    roles = states.roles(build_network(federation))
-    base = states.digest(server)
-    for update in received:
-        updates.admit(
-            update,
-            expected_sites=members,
-            round_index=round_index,
-            base_sha256=base,
-            reference_state=server,
-            roles=roles,
-        )
+    made, sizes = step(federation, round_index, received)
+    journal.write_server(made.state, round_index + 1, made=made.record, moments=made.moments, latent_sizes=sizes, tell=tell)
+    pruning.prune(journal, round_index + 1)
+    return made.record
+
+
+def step(federation: Federation, round_index: int, received: Sequence[SiteUpdate]) -> tuple[Outcome, dict[str, float]]:
+    """Average updates; return what comes of it, and the sites' smoothed latent sizes if they are weighted by them."""
+    from fedsilo.federation import aggregation, states
+
+    journal = federation.journal()
     weights, sizes = _weigh(federation, received, journal.server_record(round_index).latent_sizes)
     made = aggregation.step(
-        server,
+        journal.read_server(round_index),
         received,
         weights=weights,
-        roles=roles,
+        roles=states.roles(build_network(federation)),
         params=federation.params.federate.aggregation,
         moments=journal.read_moments(round_index),
     )
-    journal.write_server(made.state, round_index + 1, made=made.record, moments=made.moments, latent_sizes=sizes)
-    journal.prune(round_index + 1)
-    return received, made.record
+    return made, sizes
+
+
+def follow(federation: Federation, round_index: int) -> AggregationRecord:
+    """Take the step of a federation of one site that trains alone, under no order."""
+    from fedsilo.federation.stored_state import StoredState
+    from fedsilo.federation.updates import SiteUpdate
+
+    journal = federation.journal()
+    (site,) = federation.sites
+    record = journal.site_record(site, round_index)
+    update = SiteUpdate(
+        site=site,
+        round_index=round_index,
+        base_sha256=journal.server_record(round_index).sha256,
+        num_cases=record.num_cases,
+        num_slices=record.num_slices,
+        train_loss=record.train_loss,
+        val_dice_global=journal.validation(site, round_index),
+        val_dice_inside=record.val_dice_inside,
+        latent_size=record.latent_size,
+        state=StoredState(journal.weights_path(site, round_index)),
+    )
+    return aggregate(federation, round_index, [update])
 
 
 def _weigh(
@@ -134,11 +161,16 @@ def identity(federation: Federation) -> dict[str, object]:
         code.update(f"{path.relative_to(root)}:{files.sha256_file(path)}\n".encode())
     members = sorted({member for held in federation.members.values() for member in held})
     inputs = {site: files.sha256_file(sites.manifest_path(federation.paths.prepared_site(site))) for site in members}
-    params = {"seed": federation.params.seed, "federate": federation.params.federate.model_dump(mode="json")}
     return {
-        "params_sha256": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),
+        "params_sha256": params_sha256(federation),
         "organs": list(federation.roster.organs),
         "manifest_sha256": inputs,
         "code_sha256": code.hexdigest(),
         "torch": torch.__version__,
     }
+
+
+def params_sha256(federation: Federation) -> str:
+    """Hash the params that decide bits; hex."""
+    params = {"seed": federation.params.seed, "federate": federation.params.federate.model_dump(mode="json")}
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()

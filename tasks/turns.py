@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tasks import rounds
+from tasks import keyring, orders, rounds
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
     from fedsilo.federation.algorithms import Turn
     from fedsilo.federation.records import SiteRecord
+    from fedsilo.federation.updates import SiteUpdate
     from fedsilo.segmentation.remapper import Remapper
     from fedsilo.segmentation.training import Stretch
     from fedsilo.tensors import StateDict
+    from tasks.orders import Asked
     from tasks.sites import SiteInputs
 
 VALIDATION_BATCH = 32
 """Slices in one forward pass of a validation."""
 
 
-def site_turn(*, site: str, round_index: int, federation: Federation, device: str) -> Path:
-    """Train one site from the global state, fold its inside model, and store the update; runs in a worker process."""
+def site_turn(*, site: str, round_index: int, federation: Federation, asked: Asked | None, device: str) -> Path:
+    """Train one site from the global state, fold its inside model, and store the update; runs in a worker process.
+
+    The update is signed for the order that the site accepted; without one, as where it trains alone, only its weights are stored.
+    """
     from fedsilo import files
     from fedsilo.federation import algorithms, states, updates
     from fedsilo.federation.records import INSIDE, SiteRecord
@@ -71,7 +76,7 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
     update = updates.SiteUpdate(
         site=site,
         round_index=round_index,
-        base_sha256=states.digest(server),
+        base_sha256=journal.server_record(round_index).sha256,
         num_cases=data.num_cases,
         num_slices=data.num_slices,
         train_loss=turn.mean_loss,
@@ -80,7 +85,8 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
         latent_size=latent_size,
         state=algorithms.withhold(turn.local, server, names),
     )
-    manifest = updates.save(update, journal.update_dir(site, round_index))
+    manifest = _store(update, federation, asked)
+    weights = journal.weights_path(site, round_index)
     keep = params.optimizer.moments == "keep"
     remapper_path = journal.remapper_path(site, round_index)
     journal.write_site(
@@ -91,8 +97,9 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
             num_slices=data.num_slices,
             train_loss=turn.mean_loss,
             val_dice_folds=val_dice_folds,
-            update_sha256=files.sha256_file(manifest),
-            update_bytes=manifest.with_suffix(".safetensors").stat().st_size,
+            update_sha256=files.sha256_file(weights),
+            update_bytes=weights.stat().st_size,
+            manifest_sha256=None if manifest is None else files.sha256_file(manifest),
             fold_sha256={name: states.save(state, journal.fold_path(site, round_index, name)) for name, state in folds.items()},
             private_sha256=states.save(turn.private, journal.private_path(site, round_index)) if turn.private else None,
             moments_sha256=states.save(turn.moments, journal.moments_path(site, round_index)) if keep else None,
@@ -101,7 +108,19 @@ def site_turn(*, site: str, round_index: int, federation: Federation, device: st
             remapper=asdict(remapped) if remapped else None,
         )
     )
-    return manifest
+    return weights
+
+
+def _store(update: SiteUpdate, federation: Federation, asked: Asked | None) -> Path | None:
+    """Store what leaves a site; return the manifest that it signed, if it was asked by an order."""
+    from fedsilo.federation import manifests, states
+
+    journal = federation.journal()
+    if asked is None:
+        states.save(update.state, journal.weights_path(update.site, update.round_index))
+        return None
+    folder, signer = journal.update_dir(update.site, update.round_index), keyring.signer(federation.audit, update.site)
+    return manifests.save(update, folder, orders.attestation(federation, update.site, asked), signer)
 
 
 def site_validation(*, site: str, round_index: int, federation: Federation, device: str) -> Path:
@@ -114,13 +133,26 @@ def site_validation(*, site: str, round_index: int, federation: Federation, devi
     return federation.journal().write_validation(site, round_index, validate(model, data, federation, device))
 
 
-def held_state(federation: Federation, site: str, round_index: int, model: nn.Module) -> StateDict:
-    """Read the global state that opens a round as a site has it: with the private entries of its last turn."""
+def site_score(*, site: str, round_index: int, state: Path, score: Path, federation: Federation, device: str) -> Path:
+    """Score a state that could open a round, as the site would have it, on its validation split; runs in a worker process."""
+    from fedsilo import files
+    from fedsilo.federation import states
+
+    model = rounds.build_network(federation).to(device)
+    states.restore(model, held_state(federation, site, round_index, model, server=states.load(state)))
+    return files.write_json(score, {"dice": validate(model, federation.inputs(site), federation, device)})
+
+
+def held_state(
+    federation: Federation, site: str, round_index: int, model: nn.Module, *, server: StateDict | None = None
+) -> StateDict:
+    """Give a global state, else the one that opens a round, as a site has it: with the private entries of its last turn."""
     from fedsilo.federation import algorithms
 
     last = _last_turn(federation, site, round_index)
     names = algorithms.private_entries(model, federation.params.federate.algorithm)
-    return algorithms.hold(federation.journal().read_server(round_index), _stored(last, "private", federation), names)
+    server = federation.journal().read_server(round_index) if server is None else server
+    return algorithms.hold(server, _stored(last, "private", federation), names)
 
 
 def _last_turn(federation: Federation, site: str, round_index: int) -> SiteRecord | None:

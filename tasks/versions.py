@@ -15,6 +15,11 @@ MADE = (":(exclude)reports", ":(exclude,glob)**/dvc.lock", ":(exclude)dvc.lock")
 """What phases write and git keeps: it does not make the code dirty."""
 
 
+def installed() -> str:
+    """Give the version of our code that is installed."""
+    return version("fedsilo")
+
+
 def commit(folder: Path, *paths: str) -> tuple[str | None, bool]:
     """Say which commit a folder is at, and whether tracked files, or those among ``paths``, differ from it."""
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *(paths or (".",)))

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from fedsilo.errors import DeadlineError, FedsiloError
+from fedsilo.errors import DeadlineError, FedsiloError, LostError
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -42,7 +42,7 @@ class _Worker:
     device: str = "cpu"
 
 
-class _LostError(Exception):
+class _GoneError(Exception):
     """A child is of no more use."""
 
     def __init__(self, reason: FedsiloError) -> None:
@@ -77,7 +77,8 @@ class Pool:
 
         Raises:
             DeadlineError: The job took too long.
-            FedsiloError: The job raised one, its child died, or there is no such device.
+            LostError: Its child died.
+            FedsiloError: The job raised one, or there is no such device.
             RuntimeError: The job failed with a fault of ours; the message is the child's traceback.
         """
         worker = self._free.get()
@@ -86,7 +87,7 @@ class Pool:
             raise worker
         try:
             return _answer(worker, function, {**kwargs, "device": worker.device}, deadline_seconds)
-        except _LostError as error:
+        except _GoneError as error:
             worker = self._replace(worker)
             raise error.reason from error
         finally:
@@ -131,7 +132,7 @@ class Pool:
                 worker.device = name
                 self._free.put(worker)
         except Exception as error:  # raised by run and check
-            self._failure = error.reason if isinstance(error, _LostError) else error
+            self._failure = error.reason if isinstance(error, _GoneError) else error
             self._free.put(self._failure)
 
     def _replace(self, lost: _Worker) -> _Worker:
@@ -166,10 +167,10 @@ def _answer(
     try:
         worker.jobs.send((function, kwargs))
         if not worker.jobs.poll(deadline_seconds):
-            raise _LostError(DeadlineError(f"{named} took longer than {deadline_seconds:.0f} s and was ended"))
+            raise _GoneError(DeadlineError(f"{named} took longer than {deadline_seconds:.0f} s and was ended"))
         kind, answer = worker.jobs.recv()
     except (EOFError, OSError) as error:
-        raise _LostError(FedsiloError(f"the process of {named} died (out of memory?)")) from error
+        raise _GoneError(LostError(f"the process of {named} died (out of memory?)")) from error
     if kind == "error":
         raise cast("FedsiloError", answer)
     if kind == "fault":

@@ -11,15 +11,14 @@ from typing import get_args
 import numpy
 from numpy.typing import NDArray
 
-from fedsilo import files
+from fedsilo import files, names
 from fedsilo.cohort import privacy
 from fedsilo.cohort.roster import BACKGROUND, Vocabulary
 from fedsilo.errors import DataError
 from fedsilo.types import Split
 
 ENDINGS = (".nii.gz", ".nii", ".png")
-CASE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
-CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def find_cases(folder: Path, site: str) -> SiteCases:
     if orphans:
         raise DataError(f"site {site}: label {privacy.shown(orphans[0])} in {folder / 'labelsTr'} has no image")
     for case, paths in images.items():
-        if not CASE_NAME.match(case):
+        if not names.is_case(case):
             raise DataError(f"site {site}: case name {privacy.shown(case)!r} is not allowed; use A-Z, a-z, 0-9, dot, _ and -")
         if len(paths) != num_channels or sorted(paths) != list(range(num_channels)):
             raise DataError(
@@ -161,9 +160,9 @@ def _images(folder: Path, ending: str, site: str) -> dict[str, dict[int, Path]]:
     """Group image files by case and channel."""
     cases: dict[str, dict[int, Path]] = {}
     for path in _files(folder, ending, site):
-        match = CHANNEL.match(path.name.removesuffix(ending))
+        match = CHANNEL.fullmatch(path.name.removesuffix(ending))
         if match is None:
-            raise DataError(f"site {site}: image {path.name} has no channel number; expected <case>_0000{ending}")
+            raise DataError(f"site {site}: image {privacy.shown(path.name)} has no channel number; expected <case>_0000{ending}")
         cases.setdefault(match["case"], {})[int(match["channel"])] = path
     return cases
 
@@ -175,7 +174,9 @@ def _files(folder: Path, ending: str, site: str) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     foreign = [path for path in found if not path.name.endswith(ending)]
     if foreign:
-        raise DataError(f"site {site}: {foreign[0]}: expected the file_ending of dataset.json, {ending}")
+        raise DataError(
+            f"site {site}: {privacy.nameless(str(foreign[0]), foreign[:1])}: expected the file_ending of dataset.json, {ending}"
+        )
     return found
 
 

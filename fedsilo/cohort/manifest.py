@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from fedsilo import files
+from fedsilo import files, names
 from fedsilo.errors import DataError
 from fedsilo.types import Split
 
@@ -22,7 +22,7 @@ class ManifestRow:
         case: Unique within the site.
         patient: The unit of splits.
         split: Use of the patient.
-        file: Of the prepared case, relative to the site's folder.
+        file: Of the prepared case, relative to the site's folder: ``cases/<case>.safetensors``.
         sha256: Of that file.
         content_hash: Of the stored image's voxels, as in the facts.
         label_hash: Of the stored label's voxels, as in the facts.
@@ -97,6 +97,10 @@ def _row(cells: dict[str, str], path: Path) -> ManifestRow:
     """Build a row from text."""
     if cells.keys() != set(COLUMNS) or None in cells.values():
         raise DataError(f"cannot use {path}: expected the columns {', '.join(COLUMNS)}")
+    # a manifest may come from elsewhere: it names files of its own folder and no others
+    if not names.is_case(cells["case"]) or cells["file"] != f"cases/{cells['case']}.safetensors":
+        got = f"{cells['case']!r:.60} and {cells['file']!r:.60}"
+        raise DataError(f"cannot use {path}: expected a plain name of a case and its file, got {got}")
     for name, allowed in CHOICES.items():
         if cells[name] not in allowed:
             raise DataError(

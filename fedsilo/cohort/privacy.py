@@ -75,13 +75,13 @@ def traces(texts: Mapping[str, str], *, free_text: bool) -> tuple[Trace, ...]:
 
 
 def shown(name: str) -> str:
-    """Give the name of a case or patient as it may be shown: a hash of one that may name a person.
+    """Give the name of a case or patient as it may be shown: a hash of one that may name a person, or does not print.
 
     Example:
         >>> shown("mr_03"), shown("MUELLER^EVA")
         ('mr_03', 'hidden-iklnifappdjp')
     """
-    if not traces({"name": name}, free_text=False):
+    if name.isprintable() and not traces({"name": name}, free_text=False):
         return name
     return f"hidden-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12].translate(LETTERS)}"
 

@@ -1,37 +1,26 @@
 """The cohort file: which sites take part in which role, where their data lie, and the organs by name."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from fedsilo import params as params_module
 from fedsilo import sections
 from fedsilo.errors import ParamsError
 from fedsilo.params import Params
-from fedsilo.sections import Section
+from fedsilo.sections import FolderName, Identifier, Section
 from fedsilo.types import SiteRole
 
-IDENTIFIER = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
 BACKGROUND = "background"
-
-
-def _identifier(value: str) -> str:
-    if not IDENTIFIER.match(value):
-        raise ValueError("a name starts with a-z and has only a-z, 0-9, _ and -, at most 40 characters")
-    return value
-
-
-Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class SiteEntry(Section):
     """One site of a cohort."""
 
     name: Identifier
-    folder: str = Field(description="below the cohort's root, in nnU-Net raw layout")
+    folder: FolderName = Field(description="below the cohort's root, in nnU-Net raw layout")
     role: SiteRole
     modality: Literal["CT", "MR"]
     intensity_unit: Literal["hu", "au", "windowed_8bit"]

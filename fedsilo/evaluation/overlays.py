@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,8 @@ BOTH_RGB = (255, 255, 255)
 MIN_EDGE_PX = 320
 GREY_PERCENTILES = (1.0, 99.0)
 DECIMALS = 6
+PICTURE = re.compile(r"overlays/[A-Za-z0-9][A-Za-z0-9._-]{0,249}\.png")
+"""What the table may name: its pictures are copied, so it must lead to no other file."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +149,15 @@ def read_index(path: Path) -> list[OverlayRow]:
     """
     try:
         lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
     if not lines or tuple(lines[0]) != COLUMNS:
         raise DataError(
             f"cannot use {path}: expected the columns {','.join(COLUMNS)}, got {','.join(lines[0]) if lines else 'nothing'}"
         )
+    odd = [line[-1] for line in lines[1:] if len(line) != len(COLUMNS) or not PICTURE.fullmatch(line[-1])]
+    if odd:
+        raise DataError(f"cannot use {path}: expected a picture of the folder overlays in each row, got {odd[0]!r:.60}")
     return [
         OverlayRow(site, case, patient, method, cast("Rank", rank), float(dice) if dice else None, file)
         for site, case, patient, method, rank, dice, file in lines[1:]

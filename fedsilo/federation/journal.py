@@ -7,6 +7,7 @@ Layout of a journal folder::
     server/<round>.moments.safetensors     of the server's optimiser, if there is one
     sites/<site>/<round>/validation.json   the site's validation Dice of the global state that opened the round
     sites/<site>/<round>/update/           the SiteUpdate: the part that leaves the site
+    intake/<round>/                        orders, what came in, what was admitted (`intake`)
     sites/<site>/<round>/folds/<fold>.safetensors   averages over the site's rounds, `inside` among them; private to the site
     sites/<site>/<round>/private.safetensors, moments.safetensors, remapper.safetensors   the same
     sites/<site>/<round>/done.json         hashes and numbers of the above, written last
@@ -16,20 +17,18 @@ rounds that nothing needs any more are removed, records stay.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsilo import files
 from fedsilo.errors import CheckpointError, DataError
-from fedsilo.federation import records, server_optimizer, states, updates
+from fedsilo.federation import records, server_optimizer, states
 from fedsilo.federation.aggregation import AggregationRecord
+from fedsilo.federation.intake import Intake
 from fedsilo.federation.records import INSIDE, ServerRecord, SiteRecord
 from fedsilo.federation.server_optimizer import Moments
 from fedsilo.tensors import StateDict
-
-KEEP_ROUNDS = 3
-"""Rounds whose states are kept, so that one bad file costs a round and not the run."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Journal:
         """Name the folder and the sites; touches no file."""
         self.folder = folder
         self.sites = tuple(sorted(sites))
+        self.intake = Intake(folder)
 
     def open(self, identity: Mapping[str, object]) -> bool:
         """Keep what belongs to ``identity`` and drop anything else; True if there was something to drop.
@@ -84,6 +84,10 @@ class Journal:
         """Return the manifest of what leaves a site in a round."""
         return self.update_dir(site, round_index) / f"{site}.json"
 
+    def weights_path(self, site: str, round_index: int) -> Path:
+        """Return the state in what leaves a site in a round."""
+        return self.update_dir(site, round_index) / f"{site}.safetensors"
+
     def fold_path(self, site: str, round_index: int, fold: str = INSIDE) -> Path:
         """Return the file of a site's inside model, or of another fold, after a round."""
         return self.site_dir(site, round_index) / "folds" / f"{fold}.safetensors"
@@ -108,6 +112,7 @@ class Journal:
         made: AggregationRecord | None = None,
         moments: Moments | None = None,
         latent_sizes: Mapping[str, float] | None = None,
+        tell: Callable[[str], object] | None = None,
     ) -> Path:
         """Store the global state that opens a round and the optimiser's moments, then the record.
 
@@ -117,6 +122,7 @@ class Journal:
             made: How it was made; None of the first.
             moments: Of the server's optimiser, if there is one.
             latent_sizes: Smoothed, of weighting latent.
+            tell: Called with the state's hash before the record, with which it counts.
         """
         path = self.server_path(round_index)
         sha256 = states.save(state, path)
@@ -132,6 +138,8 @@ class Journal:
             if moments
             else None,
         }
+        if tell is not None:
+            tell(sha256)
         files.write_json(path.with_suffix(".json"), record)
         return path
 
@@ -202,12 +210,17 @@ class Journal:
             return False
         try:
             self.check_private(site, round_index)
-            manifest = self.update_manifest(site, round_index)
-            _check_file(manifest, self.site_record(site, round_index).update_sha256)
-            updates.load(manifest)
+            record = self.site_record(site, round_index)
+            _check_file(self.weights_path(site, round_index), record.update_sha256)
+            if record.manifest_sha256 is not None:
+                _check_file(self.update_manifest(site, round_index), record.manifest_sha256)
         except CheckpointError:
             return False
         return True
+
+    def forget(self, site: str, round_index: int) -> None:
+        """Drop the record of a site's round, so that it is trained anew."""
+        (self.site_dir(site, round_index) / "done.json").unlink(missing_ok=True)
 
     def check_private(self, site: str, round_index: int) -> None:
         """Check what a site keeps of a finished round against its record.
@@ -277,44 +290,11 @@ class Journal:
         scored = [(score, -index) for index, score in scores.items() if score is not None]
         return -max(scored)[1] if scored else turns[-1]
 
-    def prune(self, opened_round: int) -> None:
-        """Remove states that neither the last rounds nor the selection need; records stay."""
-        last_done = opened_round - 1
-        if last_done < 0:
-            return
-        oldest = max(opened_round - KEEP_ROUNDS, 0)
-        best_global = self.best_global(last_done)
-        for round_index in range(oldest):
-            if round_index != best_global:
-                self.server_path(round_index).unlink(missing_ok=True)
-            self.server_moments_path(round_index).unlink(missing_ok=True)
-        for site in self.sites:
-            self._prune_site(site, self.turns(site, opened_round), oldest=oldest, best_global=best_global)
-
-    def _prune_site(self, site: str, turns: Sequence[int], *, oldest: int, best_global: int) -> None:
-        """Remove a site's states of turns before ``oldest`` that neither its next turn nor the selection needs."""
-        # going back to the oldest kept round needs the turn before it, however long ago that was
-        needed = max((index for index in turns if index <= oldest), default=oldest)
-        old = [index for index in turns if index < needed]
-        if not old:
-            return
-        held = max((index for index in turns if index < best_global), default=None)
-        for index in old:
-            self.moments_path(site, index).unlink(missing_ok=True)
-            self.remapper_path(site, index).unlink(missing_ok=True)
-            shutil.rmtree(self.update_dir(site, index), ignore_errors=True)
-            if index != held:
-                self.private_path(site, index).unlink(missing_ok=True)
-        for fold in self.site_record(site, turns[-1]).fold_sha256:
-            best = self.best_fold(site, turns[-1], fold)
-            for index in old:
-                if index != best:
-                    self.fold_path(site, index, fold).unlink(missing_ok=True)
-
     def _check_open(self, round_index: int) -> None:
         """Check all that opening a round needs."""
         self.read_server(round_index)
         self.read_moments(round_index)
+        self.intake.check_history(round_index)
         for earlier in range(round_index):
             self.server_record(earlier)
         if round_index == 0:

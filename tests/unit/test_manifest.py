@@ -27,7 +27,8 @@ ROW = ManifestRow(
 @pytest.fixture
 def path(tmp_path):
     return manifest.write(
-        [ROW, replace(ROW, case="a", split="test", geometry="pixel", spacing_zyx="")], tmp_path / "manifest.csv"
+        [ROW, replace(ROW, case="a", file="cases/a.safetensors", split="test", geometry="pixel", spacing_zyx="")],
+        tmp_path / "manifest.csv",
     )
 
 
@@ -58,7 +59,7 @@ def test_the_order_of_rows_does_not_change_the_file(path, tmp_path):
         (",24,", ",many,", "num_slices of case a"),
         ("cases/b", "cases/b\nc,d", "columns"),
         ("case,patient", "case,person", "columns"),
-        ("\na,", "\nb,", "twice"),
+        ("\na,", "\nb,", "plain name of a case and its file"),
         (",MR,", ",PET,", "modality"),
     ],
 )

@@ -141,7 +141,7 @@ def test_the_cohort_files_are_valid_with_their_overrides(repository, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "Demo"}, "a name starts with a-z"),
+        ({"name": "Demo"}, "name: value error, expected a-z first"),
         ({"organs": ["liver"]}, "organs"),
         ({"organs": ["liver", "kidneys"]}, "must start with background"),
         ({"organs": ["background", "liver", "liver"]}, "twice"),
