@@ -11,7 +11,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo.errors import DeadlineError, LostError, OrderRefusedError, QuorumError
-from tasks import admitting, orders, rounds, turns, vetoing, workers
+from tasks import admitting, orders, rounds, selected, turns, vetoing, workers
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def finish(federation: Federation) -> Path:
                 states.load(journal.fold_path(site, round_index, fold), sha256), path
             )
     _write_rounds(federation, best_global, best_folds[INSIDE])
+    selected.tell(federation, best_global, best_folds[INSIDE])
     reference = states.load(paths.global_state)
     record: dict[str, object] = {
         "cohort": federation.roster.name,
