@@ -1,4 +1,4 @@
-"""The audit trail: verify a log, show where a model comes from, prove a line, make a checkpoint, recover, keep keys, export.
+"""The audit trail: verify a log, show where a model comes from, prove a line, pack a model, keep keys, and more.
 
 Exit code 0: verified, or done. 1: refused, with log, line and code on one line; or a model that is not in the log. 2: could not
 be checked, since the log, keys or a checkpoint are missing, or the command is wrong.
@@ -13,7 +13,7 @@ from pathlib import Path
 from fedsilo.audit.events import Why
 from fedsilo.audit.founding import Policy
 from fedsilo.errors import AuditRefusedError, FedsiloError
-from tasks import audit, evidence
+from tasks import audit, evidence, packs
 from tasks.audit import Books
 from tasks.evidence import Evidence
 from tasks.paths import AuditPaths
@@ -34,11 +34,17 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--dvc", action="store_true", help="compare the workspace's files with what the log says of them, too")
     verify.add_argument("--json", action="store_true", help="write the verdict as JSON")
     verify.add_argument("--proof", type=Path, metavar="FILE", help="verify one line by what `prove` wrote, instead of a log")
+    verify.add_argument("--pack", type=Path, metavar="DIR", help="verify a model by what `pack` wrote, instead of a log")
+    verify.add_argument("--founding-hash", metavar="HASH", help="of --pack: what the founding's hash must be")
     show = _held_against(_command(commands, "show", "verify a log, then show where a model comes from", held_against=True))
     show.add_argument("model", metavar="MODEL", help="the model's file, or its SHA-256")
     show.add_argument("--json", action="store_true", help="write all of it as JSON")
     prove = _command(commands, "prove", "write a proof that a line is in the log")
     prove.add_argument("seq", type=int, metavar="SEQ", help="the line's seq, from 0")
+    pack = _command(commands, "pack", "write a model with its description and the proof that the log speaks of it")
+    pack.add_argument("model", type=Path, metavar="MODEL", help="in a run's folder")
+    pack.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    _key(pack, "the server's")
     _key(_command(commands, "open", "begin a log"), "a server's, or that of the site whose log it is")
     _key(_command(commands, "checkpoint", "verify the log, then state its size and root"), "as for open")
     _key(_command(commands, "recover", "move a line aside that was cut off while it was written"), "as for open")
@@ -178,9 +184,11 @@ def _end(
 
 
 def verify(options: argparse.Namespace) -> str:
-    """Verify a log, or one line by its proof."""
+    """Verify a log, one line by its proof, or a model by its pack."""
     if options.proof is not None:
         return audit.check_proof(options.proof, books(options).founding)
+    if options.pack is not None:
+        return packs.check(options.pack, options.founding_hash)
     files, more = held_against(options)
     return evidence.verify(files, more, compare=options.dvc, as_json=options.json)
 
@@ -224,14 +232,13 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "found": _found,
     "sign": lambda options: audit.sign_founding(books(options).founding, options.key),
     "add": lambda options: audit.add_key(books(options), options.entry, options.key, _why(options)),
-    "revoke": lambda options: audit.revoke_key(
-        books(options), options.name, options.key, _why(options), num_lines=options.lines, end_log=options.end_log
-    ),
+    "revoke": _revoke,
     "list": lambda options: audit.list_keys(books(options)),
 }
 COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
     "verify": verify,
     "show": show,
+    "pack": lambda options: packs.pack(books(options), options.model, options.out, options.key),
     "prove": lambda options: audit.prove(books(options), options.seq),
     "open": lambda options: audit.begin(books(options), options.key),
     "checkpoint": lambda options: audit.checkpoint(books(options), options.key),

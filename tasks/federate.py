@@ -11,7 +11,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo.errors import DeadlineError, LostError, OrderRefusedError, QuorumError
-from tasks import admitting, orders, rounds, selected, turns, vetoing, workers
+from tasks import admitting, model_events, orders, rounds, turns, vetoing, workers
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def finish(federation: Federation) -> Path:
                 states.load(journal.fold_path(site, round_index, fold), sha256), path
             )
     _write_rounds(federation, best_global, best_folds[INSIDE])
-    selected.tell(federation, best_global, best_folds[INSIDE])
+    model_events.selected(federation, global_round=best_global, inside_rounds=best_folds[INSIDE])
     reference = states.load(paths.global_state)
     record: dict[str, object] = {
         "cohort": federation.roster.name,
@@ -197,6 +197,7 @@ def finish(federation: Federation) -> Path:
         "num_parameters": sum(value.numel() for name, value in reference.items() if "running_" not in name),
         "in_channels": rounds.in_channels(federation),
         "num_classes": federation.num_classes,
+        "network": params.federate.network.model_dump(mode="json"),
         "identity": rounds.identity(federation),
     }
     get_run_logger().info("global model of round %d; %s", best_global - 1, paths.run_dir)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsilo.audit.events import Decision, Subject
-from tasks import rounds, trails, turns
+from tasks import model_events, rounds, turns
 from tasks.federation import Federation
 
 if TYPE_CHECKING:
@@ -155,21 +154,8 @@ def collect_parts(federation: Federation, phase: str, parts: Sequence[Path]) -> 
         files.write_bytes(folder / row.file, (part / row.file).read_bytes())
     overlays.write_index([row for _, row in shown], folder / "overlays.csv")
     shutil.rmtree(_parts_dir(federation, phase), ignore_errors=True)
-    _tell(federation, phase, table)
+    model_events.evaluated(federation, phase, table)
     return table
-
-
-def _tell(federation: Federation, phase: str, table: Path) -> None:
-    """Say in the trail which models were evaluated: the global one, and inside models at their own sites."""
-    scribe, paths = trails.scribe(federation.audit), federation.paths
-    models = {"global": paths.global_state}
-    if phase == "inside":
-        models |= {f"inside/{site}": paths.inside_state(site) for site in federation.sites}
-    decision = Decision(phase, "scored", trails.hashed(table))
-    outputs = [trails.artifact(table, table.relative_to(paths.workspace).as_posix())]
-    for name, path in models.items():
-        subject = Subject("model", f"{paths.run}/{name}", after=trails.hashed(path))
-        scribe.append("evaluate", f"{phase} evaluation", subject=subject, outputs=outputs, decision=decision)
 
 
 def _draw(federation: Federation, site: str, scored: Sequence[ScoredCase], part: Path) -> list[OverlayRow]:

@@ -19,7 +19,7 @@ def outputs(stage):
     return [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
 
 
-UNTRACKED = re.compile(r"(fedsilo/audit/|tasks/(data_events|keyring|trails|versions)\.py)")
+UNTRACKED = re.compile(r"(fedsilo/audit/|tasks/(data_events|keyring|model_events|trails|versions)\.py)")
 """What the trail is written with: it makes no output, so a change there retrains no model."""
 
 

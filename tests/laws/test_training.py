@@ -8,7 +8,7 @@ from fedsilo.cohort import batches
 from fedsilo.federation import states
 from fedsilo.params import DistillationParams, FederateParams, LatentWeightParams, NetworkParams, OptimizerParams, SpatialParams
 from fedsilo.segmentation import network, training, validation
-from tests.aggregation_settings import aggregation_params
+from tests.aggregation_settings import admission_params, aggregation_params
 from tests.algorithm_settings import algorithm_params, inside_fold
 from tests.gin_settings import appearance_params
 
@@ -24,6 +24,7 @@ def params(**changes):
         patch_zyx=(4, 16, 16),
         weighting="cases",
         latent_weights=LatentWeightParams(size="kish", modalities="global", history=0.9),
+        admission=admission_params(),
         aggregation=aggregation_params(),
         algorithm=algorithm_params(),
         participation=1.0,

@@ -27,7 +27,7 @@ from fedsilo.params import (
     SpatialParams,
 )
 from fedsilo.segmentation import gin, network, training
-from tests.aggregation_settings import aggregation_params
+from tests.aggregation_settings import admission_params, aggregation_params
 from tests.algorithm_settings import algorithm_params, inside_fold
 from tests.parity import gin_oracle
 
@@ -43,6 +43,7 @@ PARAMS = FederateParams(
     patch_zyx=(2, SIZE, SIZE),
     weighting="slices",
     latent_weights=LatentWeightParams(size="kish", modalities="global", history=0.9),
+    admission=admission_params(),
     aggregation=aggregation_params(),
     algorithm=algorithm_params(),
     participation=1.0,

@@ -329,6 +329,19 @@ class TestShow:
         assert said == command.told("show", hash_of("state 2")) == command.told("show", model)
         assert said.startswith(f"model {hash_of('state 2')}\n  global model of the run demo")
 
+    def test_a_stranger_is_shown_it_by_the_log_the_founding_and_a_checkpoint(self, run, opened, command):
+        far = command.workspace / "far"
+        far.mkdir()
+        for path in (command.log, command.log.with_name("founding.json"), *opened.checkpoints_dir.iterdir()):
+            shutil.move(path, far)
+        (far / "global.safetensors").write_text("state 2")
+        (anchor,) = far.glob("[0-9]*.json")
+
+        arguments = ["--file", far / "federation.jsonl", "--keys", far / "founding.json", "--against", anchor]
+        assert command.told("show", far / "global.safetensors", *arguments).startswith(f"model {hash_of('state 2')}\n")
+        assert command.run("show", hex_of("another"), *arguments)[0] == REFUSED
+        assert command.told("verify", *arguments).startswith("verified demo/federation")
+
     def test_all_of_it_is_json(self, command, run):
         told = json.loads(command.told("show", hex_of("inside a"), "--json"))
 

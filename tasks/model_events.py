@@ -1,0 +1,58 @@
+"""What the trail says of models that are in their place: which were chosen, and that they were evaluated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedsilo.audit.events import Artifact, Decision, Subject
+from fedsilo.federation.records import INSIDE
+from tasks import trails
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.federation import Federation
+
+SELECTION = "selection"
+
+
+def selected(federation: Federation, *, global_round: int, inside_rounds: dict[str, int]) -> None:
+    """Say which rounds' models were saved: the server of the global one, each site of its own.
+
+    Args:
+        federation: Whose.
+        global_round: Round that the global state opens.
+        inside_rounds: By site the round after which its inside model stood.
+    """
+    journal, paths, scribe = federation.journal(), federation.paths, trails.scribe(federation.audit)
+    table = trails.hashed(paths.rounds_table)
+    scribe.append(
+        "evaluate",
+        "the best state by validation Dice",
+        subject=Subject("model", f"{paths.run}/global", after=trails.hashed(paths.global_state)),
+        decision=Decision(SELECTION, f"round {global_round}", table),
+    )
+    for site, last in inside_rounds.items():
+        states = [journal.server_record(index).sha256 for index in journal.turns(site, last + 1)]
+        scribe.append(
+            "evaluate",
+            f"the best {INSIDE} model by the site's validation Dice",
+            actor=site,
+            site=site,
+            subject=Subject("model", f"{paths.run}/{INSIDE}/{site}", after=trails.hashed(paths.inside_state(site))),
+            inputs=[Artifact(f"{paths.run}/server", sha256) for sha256 in states],
+            decision=Decision(SELECTION, f"round {last}", table),
+        )
+
+
+def evaluated(federation: Federation, phase: str, table: Path) -> None:
+    """Say which models were evaluated: the global one, and inside models at their own sites."""
+    scribe, paths = trails.scribe(federation.audit), federation.paths
+    models = {"global": paths.global_state}
+    if phase == INSIDE:
+        models |= {f"{INSIDE}/{site}": paths.inside_state(site) for site in federation.sites}
+    decision = Decision(phase, "scored", trails.hashed(table))
+    outputs = [trails.artifact(table, table.relative_to(paths.workspace).as_posix())]
+    for name, path in models.items():
+        subject = Subject("model", f"{paths.run}/{name}", after=trails.hashed(path))
+        scribe.append("evaluate", f"{phase} evaluation", subject=subject, outputs=outputs, decision=decision)
