@@ -94,7 +94,7 @@ def _named(event: Event) -> Iterator[tuple[str, str]]:
             yield path, output.sha256
     decision = event.decision
     if event.kind == "evaluate" and decision is not None and decision.gate == "selection" and decision.metrics_ref and subject:
-        run = _run(run_of(subject.name))
+        run = _run_of_model(subject.name)
         if run is not None:
             yield _relative(run.rounds_table), decision.metrics_ref.removeprefix("sha256:")
 
@@ -105,13 +105,19 @@ def _subject_path(kind: str, name: str) -> str | None:
         return _relative(site / "manifest.csv")
     if kind not in IN_PLACE:
         return None
-    before, inside, site_name = name.rpartition("/inside/")
-    run = _run(before if inside else run_of(name))
+    _, inside, site_name = name.rpartition("/inside/")
+    run = _run_of_model(name)
     if run is None or (inside and not names.is_identifier(site_name)):
         return None
     if inside:
         return _relative(run.inside_state(site_name))
     return _relative(run.global_state) if name.endswith("/global") else None
+
+
+def _run_of_model(name: str) -> RunPaths | None:
+    """Say of which run a model is: `<run>/global`, or `<run>/inside/<site>`."""
+    before, inside, _ = name.rpartition("/inside/")
+    return _run(before if inside else run_of(name))
 
 
 def _output_path(kind: str, name: str) -> str | None:

@@ -17,7 +17,7 @@ from tiny_run import hashes
 
 from fedsilo import files
 from fedsilo.audit import trail, verifier
-from flows import federate, inside, outside, phantoms, prepare, report
+from flows import audit, federate, inside, outside, phantoms, prepare, report
 from tasks import trails
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_dice_alone_is_the_same_dice_and_can_be_reported(tmp_path, first):
     assert report.main(made.arguments()) == 0
 
 
-def test_the_trail_tells_of_every_phase_and_holds(first):
+def test_the_trail_tells_of_every_phase_and_holds(first, capfd):
     assert re.search(r"demo/federation.jsonl, \d+ lines verified", trails.summary(first.folder, "demo"))
     events = verifier.read_events(trail.read(first.folder / "audit/demo/federation.jsonl"))
     kinds = {event.kind for event in events}
@@ -102,7 +102,14 @@ def test_the_trail_tells_of_every_phase_and_holds(first):
     }
     model = f"sha256:{files.sha256_file(first.folder / 'runs/demo/global.safetensors')}"
     gates = {event.decision.gate for event in events if event.kind == "evaluate" and event.subject.after == model}
-    assert gates >= {"inside", "outside"}
+    assert gates == {"selection", "inside", "outside"}
+    capfd.readouterr()
+    assert audit.main(["verify", "--dvc", "--workspace", str(first.folder)]) == 0
+    told = capfd.readouterr().out
+    assert re.search(r"files: \d+ as the trail says", told)
+    assert "missing:" not in told
+    assert audit.main(["show", model, "--workspace", str(first.folder)]) == 0
+    assert "rounds: 3, first state" in capfd.readouterr().out
 
 
 def test_one_site_at_a_time_in_a_fresh_folder_gives_the_same_bytes(tmp_path, first, make_workspace):

@@ -8,7 +8,7 @@ import torch
 
 from fedsilo.cohort import manifest, preprocess
 from fedsilo.cohort import roster as rosters
-from tasks import prepare, workers
+from tasks import prepare, trails, workers
 from tasks.paths import RunPaths
 from tests.unit import raw_site
 
@@ -37,11 +37,12 @@ def kidneys(tmp_path_factory):
         patch.setattr(workers, "run", lambda function, **arguments: function(**arguments, device="cpu"))
         patch.setattr(prepare, "get_run_logger", lambda: logging.getLogger("prepare"))
         patch.setattr(prepare, "create_table_artifact", lambda **content: None)
-        for site in preparation.sites:
-            prepare.measure.fn(site, preparation)
-        prepare.check.fn(preparation)
-        for site in preparation.sites:
-            prepare.prepare.fn(site, preparation)
+        with trails.held(preparation.paths, preparation.sites):
+            for site in preparation.sites:
+                prepare.measure.fn(site, preparation)
+            prepare.check.fn(preparation)
+            for site in preparation.sites:
+                prepare.prepare.fn(site, preparation)
     return preparation
 
 

@@ -13,9 +13,10 @@ import pytest
 from scipy import ndimage
 
 from fedsilo import files
+from fedsilo.audit import trail, verifier
 from fedsilo.cohort import contract, manifest, preprocess
 from fedsilo.errors import ContractError, DataError, OutputError, ParamsError
-from tasks import expectations, inspection, plans, prepare, verdicts, workers
+from tasks import expectations, inspection, plans, prepare, trails, verdicts, workers
 from tasks.paths import RunPaths
 from tests.unit import faulty_sites, raw_site
 
@@ -60,11 +61,12 @@ def preparation(tmp_path):
 
 def play(preparation):
     """Do what the flow does."""
-    for site in preparation.sites:
-        prepare.measure.fn(site, preparation)
-    prepare.check.fn(preparation)
-    for site in preparation.sites:
-        prepare.prepare.fn(site, preparation)
+    with trails.held(preparation.paths, preparation.sites):
+        for site in preparation.sites:
+            prepare.measure.fn(site, preparation)
+        prepare.check.fn(preparation)
+        for site in preparation.sites:
+            prepare.prepare.fn(site, preparation)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +216,10 @@ class TestFaults:
         folder = preparation.paths.prepared_site("site-a")
         kept = {row.case: row.split for row in manifest.read(folder / "manifest.csv")}
         assert verdict(preparation, "site-a")["quarantined"] == [tested]
+        log = trail.read(preparation.paths.audit.log("federation"))
+        told = [event for event in verifier.read_events(log) if event.site == "site-a"]
+        assert {"data.validate", "data.quarantine", "data.accept"} <= {event.kind for event in told}
+        assert tested.encode() not in log, "no case is named"
         assert kept == {case: split for case, split in splits.items() if case != tested}, "no other case moves"
         assert not (folder / f"cases/{tested}.safetensors").exists()
         assert tested in set(pandas.read_parquet(folder / "facts.parquet")["case"])
