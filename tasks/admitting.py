@@ -239,7 +239,8 @@ def _tell_refusal(federation: Federation, site: str, round_index: int, refusal: 
 
     journal, scribe = federation.journal(), trails.scribe(federation.audit)
     weights, manifest = journal.weights_path(site, round_index), journal.update_manifest(site, round_index)
-    after = f"sha256:{files.sha256_file(weights)}" if weights.is_file() else None
+    named = refusal.check != "size" and weights.is_file()  # what is too large, or no file, is not read
+    after = f"sha256:{files.sha256_file(weights)}" if named else None
     subject = Subject("update", f"{federation.paths.run}/{site}", after=after)
     if not fresh and orders.told(federation, "update.reject", subject, round_index):
         return

@@ -206,7 +206,7 @@ def submit(federation: Federation, site: str, round_index: int, *, again: bool) 
     journal.intake.write_received(site, round_index, Received(now, canonical.digest(content), str(record["file_sha256"])))
 
 
-def told(federation: Federation, kind: str, subject: Subject | None, round_index: int, site: str | None = None) -> bool:
+def told(federation: Federation, kind: str, subject: Subject | None, round_index: int | None, site: str | None = None) -> bool:
     """Say whether the trail has an event of this kind about the same thing since the journal was begun."""
     log, begun = trails.scribe(federation.audit).opened.path, federation.journal().intake.begun()
     return any(

@@ -1,6 +1,8 @@
 """Sites that break, in the place of `tasks.turns.site_turn`; worker processes import them by name."""
 
+import math
 import os
+from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -9,14 +11,14 @@ from fedsilo.federation import algorithms
 from tasks import turns
 
 SITE, ROUND = "mr-b", 1
-HONEST = turns.site_turn
+HONEST, TAKE_TURN = turns.site_turn, algorithms.take_turn
 
 
 def diverging(*, site, round_index, **rest):
-    """Take a turn; one site sends NaN in one round."""
+    """Take a turn; one site diverges in one round: its loss and its weights are NaN."""
     if (site, round_index) != (SITE, ROUND):
         return HONEST(site=site, round_index=round_index, **rest)
-    with mock.patch.object(algorithms, "withhold", _spoilt):
+    with mock.patch.object(algorithms, "withhold", _spoilt), mock.patch.object(algorithms, "take_turn", _without_loss):
         return HONEST(site=site, round_index=round_index, **rest)
 
 
@@ -25,6 +27,10 @@ def dying(*, site, round_index, **rest):
     if (site, round_index) == (SITE, ROUND):
         os._exit(3)
     return HONEST(site=site, round_index=round_index, **rest)
+
+
+def _without_loss(*arguments, **rest):
+    return replace(TAKE_TURN(*arguments, **rest), mean_loss=math.nan)
 
 
 def _spoilt(local, server, names):

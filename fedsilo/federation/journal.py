@@ -178,7 +178,7 @@ class Journal:
 
     def write_site(self, record: SiteRecord) -> Path:
         """Store a site's record; its states must be on disk already."""
-        return files.write_json(self.site_dir(record.site, record.round_index) / "done.json", vars(record))
+        return files.write_json(self.site_dir(record.site, record.round_index) / "done.json", records.site_json(record))
 
     def site_record(self, site: str, round_index: int) -> SiteRecord:
         """Read a site's record.

@@ -1,5 +1,6 @@
 """Records of a federation's journal: what a site did in a round, and how a global state came about."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,22 @@ class ServerRecord:
     moments_sha256: str | None
 
 
+def site_json(record: SiteRecord) -> dict[str, object]:
+    """Write a site's record as JSON; a loss that diverged is text there, as JSON has no NaN."""
+    remapper = None if record.remapper is None else {name: _spelt(value) for name, value in record.remapper.items()}
+    return {**vars(record), "train_loss": _spelt(record.train_loss), "remapper": remapper}
+
+
+def _spelt(value: float | None) -> float | str | None:
+    """Spell NaN and infinity."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _number(value: object) -> float | None:
+    """Read a number that may be spelt."""
+    return None if value is None else float(str(value))
+
+
 def read_site(path: Path) -> SiteRecord:
     """Read a site's record.
 
@@ -67,8 +84,13 @@ def read_site(path: Path) -> SiteRecord:
     """
     content = read(path)
     try:
+        remapper = content["remapper"]
+        content |= {"train_loss": _number(content["train_loss"])}
+        content |= {
+            "remapper": {name: _number(value) for name, value in remapper.items()} if isinstance(remapper, dict) else None
+        }
         return SiteRecord(**content)  # type: ignore[arg-type]  # a wrong key or kind is caught below
-    except TypeError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 

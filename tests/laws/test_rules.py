@@ -217,6 +217,22 @@ def test_hostile_sites_cannot_leave_the_honest_hull(seed, num_hostile, scale, ru
 
 
 @fast
+@given(seeds, st.integers(1, 2), st.floats(1e3, 1e8))
+def test_krum_returns_an_honest_update_and_multi_krum_the_mean_of_them(seed, num_hostile, scale):
+    """K = 2f + 3, the hostile ones far away and all for themselves."""
+    numbers = numpy.random.default_rng(seed)
+    honest = numbers.normal(size=(num_hostile + 3, 3))
+    away = numpy.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])[:num_hostile] * scale
+    vectors = [*honest.tolist(), *away.tolist()]
+
+    krum = stepped(vectors, cases=[1] * len(vectors), rule="krum", num_hostile=num_hostile)
+    multi_krum = stepped(vectors, cases=[1] * len(vectors), rule="multi_krum", num_hostile=num_hostile)
+
+    assert any(krum == pytest.approx(vector) for vector in honest.tolist())
+    assert multi_krum == pytest.approx(honest.mean(axis=0))
+
+
+@fast
 @given(seeds, st.floats(1e2, 1e8))
 def test_the_geometric_median_stays_near_the_honest_and_clipping_within_its_norm(seed, scale):
     numbers = numpy.random.default_rng(seed)

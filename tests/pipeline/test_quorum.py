@@ -1,12 +1,14 @@
 """A round goes on without a site whose update is refused or does not come, as long as a quorum counts."""
 
 import csv
+import json
 import shutil
 
 import broken_turns
 import pytest
 from tiny_run import hashes
 
+from fedsilo import files
 from fedsilo.audit import trail, verifier
 from fedsilo.federation.journal import Journal
 from flows import federate
@@ -54,7 +56,7 @@ def test_a_refused_update_is_left_out_of_its_round_alone(diverged):
         assert sum(weights.values()) == pytest.approx(1)
     rows = table(diverged)
     assert [rows[ROUND, SITE][name] for name in ("weight", "share", "update_norm")] == ["", "", ""]
-    assert float(rows[ROUND, SITE]["train_loss"]) > 0
+    assert rows[ROUND, SITE]["train_loss"] == "nan"
     assert float(rows[ROUND, "ct-a"]["weight"]) > float(rows[0, "ct-a"]["weight"])
 
 
@@ -69,6 +71,22 @@ def test_the_trail_names_the_check_and_carries_what_the_site_signed(diverged):
     (step,) = [event for event in events_of(diverged, "aggregate") if event.round_index == ROUND]
     assert {entry.name for entry in step.inputs} == {*SITES} - {SITE}
     assert "lines verified" in trails.summary(diverged.folder, "demo")
+
+
+def test_the_trail_says_which_models_were_selected_and_what_they_are_made_of(diverged):
+    said = {event.subject.name: event for event in events_of(diverged, "evaluate")}
+    journal = journal_of(diverged)
+    federation = json.loads((diverged.folder / "runs/demo/federation.json").read_text())
+
+    assert said.keys() == {"demo/global", *(f"demo/inside/{site}" for site in SITES)}
+    assert said["demo/global"].decision.verdict == f"round {federation['global_round'] + 1}"
+    for site in SITES:
+        last = federation["inside_rounds"][site]
+        turns_of = [index for index in range(last + 1) if (index, site) != (ROUND, SITE)]
+        event = said[f"demo/inside/{site}"]
+        assert event.actor == site
+        assert [entry.sha256 for entry in event.inputs] == [journal.server_record(index).sha256 for index in turns_of]
+        assert event.subject.after == f"sha256:{files.sha256_file(diverged.folder / f'runs/demo/inside/{site}.safetensors')}"
 
 
 def accepted_data(made):

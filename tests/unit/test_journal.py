@@ -1,6 +1,8 @@
 """The journal: what it keeps, what it refuses, and where it goes on."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -184,3 +186,15 @@ def test_a_damaged_remapper_costs_a_round_and_old_ones_are_removed(journal):
 
     assert journal.resume_point(10).round_index == 7
     assert not journal.site_done("mr-a", 7)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, 0.1])
+def test_a_loss_that_diverged_is_in_the_record(journal, loss):
+    record = replace(journal.site_record("ct-a", 3), train_loss=loss, remapper={"likelihood_loss": loss, "critic_loss": None})
+
+    journal.write_site(record)
+
+    read = journal.site_record("ct-a", 3)
+    assert read.train_loss == pytest.approx(loss, rel=0, abs=0, nan_ok=True)
+    assert read.remapper["likelihood_loss"] == pytest.approx(loss, rel=0, abs=0, nan_ok=True)
+    assert read.remapper["critic_loss"] is None
