@@ -187,5 +187,6 @@ def summary(workspace: Path, federation: str) -> str:
         return "Audit trail: none yet, as no phase ran here\n"
     setting = verifier.setting_of(foundings.read(paths.founding), FEDERATION_LOG)
     log = paths.log(FEDERATION_LOG)
-    verdict = verifier.verify(trail.read(log), setting, checkpoints.find(paths.checkpoints_dir(FEDERATION_LOG)))
+    content, known = trail.read_anchored(log, paths.checkpoints_dir(FEDERATION_LOG))
+    verdict = verifier.verify(content, setting, known)
     return f"Audit trail: {log}, {verdict.size} lines verified, {verdict.anchored} under a checkpoint\n"

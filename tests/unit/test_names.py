@@ -2,21 +2,18 @@
 
 import csv
 import io
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
-from fedsilo import files, names, sections
+from fedsilo import names, sections
 from fedsilo.cohort import layouts, manifest
 from fedsilo.cohort import roster as rosters
 from fedsilo.errors import FedsiloError
 from fedsilo.evaluation import overlays
-from fedsilo.federation import updates
 from fedsilo.ingest import tree
 from fedsilo.ingest.source import SourceError
 from fedsilo.params import FederateParams
@@ -112,14 +109,6 @@ def picture(folder, name):
     return overlays.read_index(written(folder, text.getvalue()))
 
 
-def update(folder, **changes):
-    """Read an update whose manifest names another site or file than its own."""
-    made = updates.SiteUpdate("ct-a", 0, "0" * 64, 1, 1, 0.5, None, None, None, {"w": torch.zeros(1)})
-    path = updates.save(made, folder / "given")
-    path.write_text(json.dumps(files.read_json(path) | changes))
-    return updates.load(path)
-
-
 def imported(folder, site):
     """Import a site under a name; whatever the command says goes through its guard."""
     options = ingest.parser().parse_args(["source", "--site=" + site, "--cohort", str(cohort_file(folder)), "--no-dvc"])
@@ -190,8 +179,6 @@ ENTRIES = {
     "folder of a file, in a manifest": lambda folder, name: manifest_row(folder, file=f"{name}/b.safetensors"),
     "picture, in the table of overlays": picture,
     "picture's name, in the table of overlays": lambda folder, name: picture(folder, f"overlays/{name}/a.png"),
-    "site, in an update's manifest": lambda folder, name: update(folder, site=name),
-    "file, in an update's manifest": lambda folder, name: update(folder, file=name),
     "file that a source's index names": named_by_source,
     "cohort, as flows.run names it": lambda folder, name: repro.target_of(REPOSITORY, name),
     "study, as flows.run names it": lambda folder, name: repro.study_target(REPOSITORY, name),
