@@ -56,7 +56,8 @@ def test_an_update_is_fedavg_s_and_one_number(first):
     for manifest_path in journal_dir(first).glob("sites/*/*/update/*.json"):
         assert set(states.load(manifest_path.with_suffix(".safetensors"))) == network
         manifest = json.loads(manifest_path.read_text())
-        assert manifest["latent_size"] == round(manifest["latent_size"], 2) > 0
+        latent_size = float(manifest["metrics"]["latent_size"])
+        assert latent_size == round(latent_size, 2) > 0
 
 
 def test_no_byte_of_flow_critic_or_their_optimisers_leaves_a_site(first):
