@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from fedsilo.audit.events import Decision, Subject
 from fedsilo.errors import DataError
-from tasks import progress, scoring, trails, workers
+from tasks import model_events, progress, scoring, workers
 from tasks.federation import Federation
 from tasks.paths import RunPaths
 
@@ -78,13 +77,8 @@ def collect(parts: list[Path], comparison: Comparison) -> Path:
 
     table = cases.join(parts, comparison.federation.paths.compared_table)
     shutil.rmtree(comparison.parts_dir)
-    for run in comparison.runs:
-        subject = Subject("model", f"{run}/global", after=trails.hashed(comparison.paths(run).global_state))
-        decision = Decision("compare", "scored", trails.hashed(table))
-        outputs = [trails.artifact(table, table.relative_to(comparison.federation.paths.workspace).as_posix())]
-        trails.scribe(comparison.federation.audit).append(
-            "evaluate", "comparison of runs", subject=subject, outputs=outputs, decision=decision
-        )
+    models = {f"{run}/global": comparison.paths(run).global_state for run in comparison.runs}
+    model_events.scored(comparison.federation, "compare", table, models)
     get_run_logger().info("%s", table)
     return table
 

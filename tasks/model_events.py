@@ -9,6 +9,7 @@ from fedsilo.federation.records import INSIDE
 from tasks import trails
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tasks.federation import Federation
@@ -47,12 +48,18 @@ def selected(federation: Federation, *, global_round: int, inside_rounds: dict[s
 
 def evaluated(federation: Federation, phase: str, table: Path) -> None:
     """Say which models were evaluated: the global one, and inside models at their own sites."""
-    scribe, paths = trails.scribe(federation.audit), federation.paths
-    models = {"global": paths.global_state}
+    paths = federation.paths
+    models = {f"{paths.run}/global": paths.global_state}
     if phase == INSIDE:
-        models |= {f"{INSIDE}/{site}": paths.inside_state(site) for site in federation.sites}
-    decision = Decision(phase, "scored", trails.hashed(table))
-    outputs = [trails.artifact(table, table.relative_to(paths.workspace).as_posix())]
+        models |= {f"{paths.run}/{INSIDE}/{site}": paths.inside_state(site) for site in federation.sites}
+    scored(federation, phase, table, models)
+
+
+def scored(federation: Federation, gate: str, table: Path, models: Mapping[str, Path]) -> None:
+    """Say that models, by their names, have scores in a table."""
+    scribe = trails.scribe(federation.audit)
+    decision = Decision(gate, "scored", trails.hashed(table))
+    outputs = [trails.artifact(table, table.relative_to(federation.paths.workspace).as_posix())]
     for name, path in models.items():
-        subject = Subject("model", f"{paths.run}/{name}", after=trails.hashed(path))
-        scribe.append("evaluate", f"{phase} evaluation", subject=subject, outputs=outputs, decision=decision)
+        subject = Subject("model", name, after=trails.hashed(path))
+        scribe.append("evaluate", f"{gate} evaluation", subject=subject, outputs=outputs, decision=decision)

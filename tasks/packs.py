@@ -129,6 +129,9 @@ def _line_about(events: list[Event], name: str, after: str) -> Event:
     """Find the last line about a model."""
     for event in reversed(events):
         subject = event.subject
-        if event.kind in MODEL_KINDS and subject is not None and (subject.name, subject.after) == (name, after):
-            return event
+        if event.kind not in MODEL_KINDS or subject is None or (subject.name, subject.after) != (name, after):
+            continue
+        if event.kind == packs.REJECT:
+            raise DataError(f"the last that the log says of {name} is {event.kind}, line {event.seq + 1}: {event.why.text}")
+        return event
     raise DataError(f"the log has no line about {name} with the hash {after} under its newest checkpoint")

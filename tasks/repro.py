@@ -129,21 +129,21 @@ def tell_restored(workspace: Path, cohort: str, record: Reproduction) -> None:
 
 
 def restored_outputs(workspace: Path, lock_file: Path, stages: Sequence[str]) -> list[Artifact]:
-    """List the files that the lock file names as outputs of some stages, with their hashes.
+    """List what the lock file names as outputs of some stages: files, and folders as a whole, as cases are not to be named.
 
     Raises:
         DataError: The lock file lacks a stage.
     """
     locked = sections.read_yaml(lock_file).get("stages")
-    found: list[Path] = []
+    found: list[Artifact] = []
     for stage in stages:
         entry = locked.get(stage.rpartition(":")[2]) if isinstance(locked, dict) else None
         if not isinstance(entry, dict):
             raise DataError(f"cannot use {lock_file}: it lacks stage {stage}")
         for out in entry.get("outs", []):
-            path = workspace / out["path"]
-            found += [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    return [trails.artifact(path, path.relative_to(workspace).as_posix()) for path in sorted(found)]
+            name, path = out["path"], workspace / out["path"]
+            found.append(trails.folder(path, f"{name}/") if path.is_dir() else trails.artifact(path, name))
+    return sorted(found, key=lambda artifact: artifact.name)
 
 
 def target_of(workspace: Path, cohort: str) -> str:

@@ -1,6 +1,7 @@
 """The federation's trail while a phase runs: opened and verified at its start, written by its tasks, anchored at its end."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from tasks.paths import OUTER_RUN, AuditPaths, RunPaths
 
 COMMAND = "command"
 """Request behind an event that no flow run wrote."""
+
+MAX_TEXT = 1000
+"""Characters of an event's text."""
 
 _open: dict[AuditPaths, "Scribe"] = {}
 
@@ -74,7 +78,7 @@ class Scribe:
         run_id = flow_run.id
         draft = Draft(
             kind=kind,
-            why=Why(os.environ.get(OUTER_RUN) or run_id or COMMAND, text),
+            why=Why(os.environ.get(OUTER_RUN) or run_id or COMMAND, _printable(text)),
             site=site,
             round_index=round_index,
             subject=subject,
@@ -154,6 +158,11 @@ def held(run: RunPaths, sites: Iterable[str]) -> Iterator[Scribe]:
         del _open[paths]
 
 
+def _printable(text: str) -> str:
+    """Bring a reason, which may quote others, into the form of an event's text."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MAX_TEXT]
+
+
 def scribe(paths: AuditPaths) -> Scribe:
     """Give the open trail of a federation.
 
@@ -168,6 +177,13 @@ def scribe(paths: AuditPaths) -> Scribe:
 def artifact(path: Path, name: str | None = None) -> Artifact:
     """Name a file by its hash."""
     return Artifact(name or path.name, files.sha256_file(path))
+
+
+def folder(path: Path, name: str) -> Artifact:
+    """Name a folder by one hash: over a line a file, sorted, with its SHA-256 and its path in the folder."""
+    inside = {file.relative_to(path).as_posix(): files.sha256_file(file) for file in path.rglob("*") if file.is_file()}
+    lines = "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(inside.items()))
+    return Artifact(name, hashlib.sha256(lines.encode()).hexdigest())
 
 
 def hashed(path: Path) -> str:

@@ -70,7 +70,7 @@ def draw_up(federation: Federation, round_index: int) -> list[tuple[str, str]]:
         return []
     for left_out in admitted.counting:
         others = [update for update in admitted.counting if update.site != left_out.site]
-        outcome, _ = rounds.step(_with_possible_rule(federation, len(others)), round_index, others)
+        outcome, _ = rounds.step(with_possible_rule(federation, len(others)), round_index, others)
         states.save(outcome.state, without_path(federation, round_index, left_out.site))
     judges = [site for site in federation.sites if now[site] is not None]
     return [(site, update.site) for update in admitted.counting for site in judges]
@@ -120,7 +120,7 @@ def _leave_out(federation: Federation, round_index: int, suspect: str, reason: s
         journal.intake.write_decision(round_index, left)
         _step_again(federation, round_index)
         return
-    trails.scribe(federation.audit).append("incident", f"{refusal.reason}; {short}"[:1000], site=suspect, round_index=round_index)
+    trails.scribe(federation.audit).append("incident", f"{refusal.reason}; {short}", site=suspect, round_index=round_index)
     journal.server_path(round_index + 1).with_suffix(".json").unlink()
     journal.intake.drop_decision(round_index)
     journal.forget(suspect, round_index)
@@ -132,7 +132,7 @@ def _step_again(federation: Federation, round_index: int) -> None:
     admitting.aggregate(federation, round_index, admitting.admit(federation, round_index))
 
 
-def _with_possible_rule(federation: Federation, num_updates: int) -> Federation:
+def with_possible_rule(federation: Federation, num_updates: int) -> Federation:
     """Keep the rule if it can work with so few updates, else average."""
     from fedsilo.federation import rules
 
@@ -140,7 +140,8 @@ def _with_possible_rule(federation: Federation, num_updates: int) -> Federation:
     try:
         rules.refuse_impossible(params, num_updates)
     except ParamsError:
-        federate = federation.params.federate.model_copy(update={"aggregation": params.model_copy(update={"rule": "average"})})
+        plain = params.model_copy(update={"rule": "average", "nearest_mixing": False})
+        federate = federation.params.federate.model_copy(update={"aggregation": plain})
         return replace(federation, params=federation.params.model_copy(update={"federate": federate}))
     return federation
 

@@ -7,6 +7,11 @@ from pathlib import Path
 import yaml
 
 from fedsilo import files
+from fedsilo.audit import trail, verifier
+from fedsilo.federation.journal import Journal
+
+SITES = ("ct-a", "ct-b", "mr-a", "mr-b")
+"""Inside sites of the demo cohort."""
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +54,15 @@ class Workspace:
         """Copy everything to another folder."""
         shutil.copytree(self.folder, folder)
         return Workspace(folder, folder / self.cohort.name, folder / self.params.name)
+
+    def journal(self):
+        """Journal of the demo federation."""
+        return Journal(self.folder / "checkpoints" / "demo" / "federate", SITES)
+
+    def events(self, *kinds):
+        """What the trail has of some kinds."""
+        log = trail.read(self.folder / "audit" / "demo" / "federation.jsonl")
+        return [event for event in verifier.read_events(log) if event.kind in kinds]
 
     def write_cohort(self, tree):
         """Write a changed cohort file."""

@@ -21,6 +21,8 @@ from fedsilo.errors import AuditRefusedError
 DOMAIN = b"fedsilo-pack/v1\0"
 MODEL, METADATA, FOUNDING, PROOF = "model.safetensors", "metadata.json", "founding.json", "proof.json"
 MANIFEST = "manifest.json"
+REJECT = "reject"
+"""Kind of a line that no pack can rest on."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def check(folder: Path, founding_hash: str | None = None) -> Checked:
         raise AuditRefusedError("checkpoint-root", where, 1, "the proof is under another checkpoint than the manifest's")
     model = next(f"sha256:{entry.sha256}" for entry in manifest.files if entry.name == MODEL)
     subject = event.subject
+    if event.kind == REJECT:
+        raise AuditRefusedError("artifact", where, 1, f"the line that is proved is of the kind {event.kind}")
     if subject is None or (subject.kind, subject.name, subject.after) != ("model", manifest.name, model):
         raise AuditRefusedError("artifact", where, 1, f"the line that is proved is not about {manifest.name} with this hash")
     return Checked(manifest, event)

@@ -6,25 +6,13 @@ import shutil
 
 import broken_turns
 import pytest
-from tiny_run import hashes
+from tiny_run import SITES, hashes
 
 from fedsilo import files
-from fedsilo.audit import trail, verifier
-from fedsilo.federation.journal import Journal
 from flows import federate
 from tasks import trails, turns
 
-SITES = ["ct-a", "ct-b", "mr-a", "mr-b"]
 ROUND, SITE = broken_turns.ROUND, broken_turns.SITE
-
-
-def journal_of(made):
-    return Journal(made.folder / "checkpoints/demo/federate", SITES)
-
-
-def events_of(made, *kinds):
-    log = trail.read(made.folder / "audit/demo/federation.jsonl")
-    return [event for event in verifier.read_events(log) if event.kind in kinds]
 
 
 def table(made):
@@ -49,7 +37,7 @@ def diverged(prepared, tmp_path_factory):
 
 
 def test_a_refused_update_is_left_out_of_its_round_alone(diverged):
-    journal = journal_of(diverged)
+    journal = diverged.journal()
     for round_index in range(3):
         weights = journal.server_record(round_index + 1).weights
         assert set(weights) == ({*SITES} - {SITE} if round_index == ROUND else {*SITES})
@@ -61,21 +49,21 @@ def test_a_refused_update_is_left_out_of_its_round_alone(diverged):
 
 
 def test_the_trail_names_the_check_and_carries_what_the_site_signed(diverged):
-    (refused,) = events_of(diverged, "update.reject")
+    (refused,) = diverged.events("update.reject")
     assert (refused.site, refused.round_index, refused.decision.verdict) == (SITE, ROUND, "finite")
     assert refused.attached["site"] == SITE
     assert refused.subject.after == f"sha256:{refused.attached['file_sha256']}"
-    submitted = events_of(diverged, "update.submit")
+    submitted = diverged.events("update.submit")
     assert len(submitted) == 12
     assert {event.attached["data"]["manifest_sha256"] for event in submitted} <= set(accepted_data(diverged))
-    (step,) = [event for event in events_of(diverged, "aggregate") if event.round_index == ROUND]
+    (step,) = [event for event in diverged.events("aggregate") if event.round_index == ROUND]
     assert {entry.name for entry in step.inputs} == {*SITES} - {SITE}
     assert "lines verified" in trails.summary(diverged.folder, "demo")
 
 
 def test_the_trail_says_which_models_were_selected_and_what_they_are_made_of(diverged):
-    said = {event.subject.name: event for event in events_of(diverged, "evaluate")}
-    journal = journal_of(diverged)
+    said = {event.subject.name: event for event in diverged.events("evaluate")}
+    journal = diverged.journal()
     federation = json.loads((diverged.folder / "runs/demo/federation.json").read_text())
 
     assert said.keys() == {"demo/global", *(f"demo/inside/{site}" for site in SITES)}
@@ -90,13 +78,13 @@ def test_the_trail_says_which_models_were_selected_and_what_they_are_made_of(div
 
 
 def accepted_data(made):
-    return {event.subject.after.removeprefix("sha256:") for event in events_of(made, "data.accept")}
+    return {event.subject.after.removeprefix("sha256:") for event in made.events("data.accept")}
 
 
 def test_a_resume_inside_the_round_keeps_to_what_was_decided(diverged, tmp_path):
     """The next state is lost after the decision; whoever goes on has only honest sites, and still leaves the update out."""
     made = diverged.copy(tmp_path / "run")
-    journal = journal_of(made)
+    journal = made.journal()
     for round_index in (ROUND + 1, ROUND + 2):
         for path in journal.server_path(round_index).parent.glob(f"{round_index:05d}.*"):
             path.unlink()
@@ -105,19 +93,19 @@ def test_a_resume_inside_the_round_keeps_to_what_was_decided(diverged, tmp_path)
     assert federate.main(made.arguments()) == 0
 
     assert hashes(made.folder, ["runs"]) == hashes(diverged.folder, ["runs"])
-    assert len(events_of(made, "update.reject")) == 1
-    assert len(events_of(made, "aggregate")) == 3
-    assert len(events_of(made, "update.submit")) == 12
+    assert len(made.events("update.reject")) == 1
+    assert len(made.events("aggregate")) == 3
+    assert len(made.events("update.submit")) == 12
     assert "lines verified" in trails.summary(made.folder, "demo")
 
 
 def test_a_run_that_is_done_says_nothing_twice(diverged, tmp_path):
     made = diverged.copy(tmp_path / "run")
-    before = len(events_of(made, "update.reject", "update.submit", "aggregate", "order.accept"))
+    before = len(made.events("update.reject", "update.submit", "aggregate", "order.accept"))
 
     assert federate.main(made.arguments()) == 0
 
-    assert len(events_of(made, "update.reject", "update.submit", "aggregate", "order.accept")) == before
+    assert len(made.events("update.reject", "update.submit", "aggregate", "order.accept")) == before
     assert hashes(made.folder, ["runs"]) == hashes(diverged.folder, ["runs"])
 
 
@@ -134,15 +122,15 @@ def test_below_the_quorum_the_run_stops_and_the_next_asks_the_site_anew(copied, 
 
     assert federate.main(copied.arguments(*everybody)) == 0
     assert hashes(copied.folder) == hashes(undisturbed.folder)
-    asked = [event.site for event in events_of(copied, "order.accept") if event.round_index == ROUND]
+    asked = [event.site for event in copied.events("order.accept") if event.round_index == ROUND]
     assert sorted(asked) == sorted([*SITES, SITE])
 
 
 def test_a_site_whose_process_dies_twice_is_missing(copied, monkeypatch, caplog):
     assert run(copied, monkeypatch, broken_turns.dying) == 0
 
-    assert set(journal_of(copied).server_record(ROUND + 1).weights) == {*SITES} - {SITE}
-    (missing,) = events_of(copied, "update.missing")
+    assert set(copied.journal().server_record(ROUND + 1).weights) == {*SITES} - {SITE}
+    (missing,) = copied.events("update.missing")
     assert (missing.site, missing.round_index) == (SITE, ROUND)
     assert "died" in missing.why.text
     row = table(copied)[ROUND, SITE]
@@ -160,7 +148,7 @@ def test_drift_is_kept_and_a_resume_decides_by_it_alike(copied, tmp_path):
     drift = ("--set", "federate.admission.max_drift_ratio=50.0", "--set", "federate.admission.drift_rounds=1")
     assert federate.main(copied.arguments(*drift)) == 0
     again = copied.copy(tmp_path / "again")
-    journal = journal_of(again)
+    journal = again.journal()
     assert journal.intake.history(3).num_rounds == dict.fromkeys(SITES, 3)
     for path in journal.server_path(3).parent.glob("00003.*"):
         path.unlink()
@@ -169,6 +157,6 @@ def test_drift_is_kept_and_a_resume_decides_by_it_alike(copied, tmp_path):
 
     assert hashes(again.folder) == hashes(copied.folder)
     kept = {path.relative_to(journal.folder) for path in journal.folder.glob("intake/*/drift/*")}
-    sums = journal_of(copied).intake
+    sums = copied.journal().intake
     assert {path.name for path in kept} == {f"{site}.safetensors" for site in SITES}
     assert journal.intake.history(3).sums["ct-a"].sha256() == sums.history(3).sums["ct-a"].sha256()

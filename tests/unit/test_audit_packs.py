@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from fedsilo.audit import canonical, forms, founding, packs, proofs
-from fedsilo.audit.events import Draft, Subject
+from fedsilo.audit import canonical, documents, forms, founding, packs, proofs
+from fedsilo.audit.documents import Approval
+from fedsilo.audit.events import Decision, Draft, Subject
 from fedsilo.errors import AuditRefusedError, DataError
 from tests import audit_story as tale
 
@@ -135,6 +136,18 @@ def test_a_manifest_lists_the_files_of_a_pack_and_no_others(pack):
 @pytest.mark.parametrize("story", [told("demo/other"), told(content=b"other weights"), told(kind="update")])
 def test_a_line_about_something_else_proves_nothing(tmp_path, story):
     assert refusal(packed(tmp_path / "pack", story)) == "artifact"
+
+
+def test_a_reject_is_no_ground_for_a_pack(tmp_path):
+    subject = Subject("model", "global", after=f"sha256:{hashlib.sha256(WEIGHTS).hexdigest()}")
+    story = tale.opened().add(Draft("evaluate", tale.WHY, site="site-a", subject=subject), "site-a")
+    story.add(Draft("gate.verdict", tale.WHY, subject=subject, decision=Decision("gate", "fail", tale.hash_of("gate"))))
+    said = Approval(tale.FEDERATION, subject.after, tale.hash_of("gate"), "reject", "approval", "numbers are bad", tale.BEGIN)
+    attached = documents.sign(said, tale.signer("dave"))
+    story.add(Draft("reject", tale.WHY, subject=subject, meaning="approval", attached=attached))
+    story.verify()
+
+    assert refusal(packed(tmp_path / "pack", story, name="global")) == "artifact"
 
 
 def test_the_proof_and_the_manifest_speak_of_the_same_checkpoint(pack):

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from fedsilo.errors import FedsiloError, ParamsError
+from fedsilo import files
+from fedsilo.errors import DataError, FedsiloError, ParamsError
 from tasks import repro
 from tasks.repro import Reproduction, StageRecord
 
@@ -167,3 +168,28 @@ def test_the_target_of_a_study(repository):
 def test_an_unknown_study_is_refused_with_the_known_ones(repository, study):
     with pytest.raises(ParamsError, match="there are fedgin, fedgin-real"):
         repro.study_target(repository, study)
+
+
+def test_of_a_restored_folder_no_file_is_named_and_any_change_is_seen(tmp_path):
+    """Files of prepared data have the names of cases."""
+    case = tmp_path / "data" / "prepared" / "ct-a" / "cases" / "case-17.safetensors"
+    files.write_bytes(case, b"voxels")
+    files.write_bytes(tmp_path / "model.safetensors", b"weights")
+    stages = {"prepare": {"outs": [{"path": "data/prepared"}]}, "train": {"outs": [{"path": "model.safetensors"}]}}
+    lock = files.write_text(tmp_path / "dvc.lock", yaml.safe_dump({"stages": stages}))
+
+    first = repro.restored_outputs(tmp_path, lock, ["dvc.yaml:train", "prepare"])
+    assert [artifact.name for artifact in first] == ["data/prepared/", "model.safetensors"]
+    files.write_bytes(case, b"other voxels")
+    second = repro.restored_outputs(tmp_path, lock, ["dvc.yaml:train", "prepare"])
+    assert first[0].sha256 != second[0].sha256
+    assert first[1] == second[1]
+    case.rename(case.with_name("case-18.safetensors"))
+    assert repro.restored_outputs(tmp_path, lock, ["prepare"])[0].sha256 != second[0].sha256
+
+
+def test_a_stage_that_the_lock_file_lacks_cannot_be_told_of(tmp_path):
+    lock = files.write_text(tmp_path / "dvc.lock", "stages: {}\n")
+
+    with pytest.raises(DataError, match="it lacks stage prepare"):
+        repro.restored_outputs(tmp_path, lock, ["prepare"])

@@ -60,6 +60,14 @@ def test_an_event_says_with_which_code_and_for_which_graph(run):
     assert event.why.request == "command"
 
 
+def test_a_text_that_quotes_others_can_always_be_written(run):
+    with trails.held(run, []) as scribe:
+        event = scribe.append("incident", f"a name with\na line\0 and {'x' * 2000}")
+
+    assert event.why.text.startswith("a name with?a line? and xxx")
+    assert len(event.why.text) == trails.MAX_TEXT
+
+
 def test_a_study_has_a_lock_file_of_its_own(tmp_path):
     assert RunPaths(tmp_path, "six", "iopfl/fedbn").lock_file == tmp_path / "studies/iopfl/dvc.lock"
     assert RunPaths(tmp_path, "kidneys", "kidneys--s1").lock_file == tmp_path / "cohorts/dvc.lock"
