@@ -132,10 +132,8 @@ def _episodic(
     for image in images:
         learner, generator = _Learner(start(image), method), draws(image.name, 0)
         case = learner.look(image, generator)
-        before = learner.routes(case)
-        losses = [learner.step(case, generator) for _ in range(method.adaptation.steps)]
-        losses.append(learner.measure(case, generator))
-        yield learner.finish(case, before, losses)
+        steps = [learner.step(case, generator) for _ in range(method.adaptation.steps)]
+        yield learner.finish(case, [*steps, learner.measure(case, generator)])
 
 
 def _online(
@@ -145,9 +143,9 @@ def _online(
     for image in images:
         learner, generator = learner or _Learner(start(image), method), draws(image.name, 0)
         case = learner.look(image, generator)
-        before, first = learner.routes(case), learner.measure(case, generator)
+        first = learner.measure(case, generator)
         learner.walk(image, generator)
-        yield learner.finish(case, before, [first, learner.measure(case, generator)])
+        yield learner.finish(case, [first, learner.measure(case, generator)])
 
 
 def _transductive(
@@ -161,12 +159,12 @@ def _transductive(
             if index < method.adaptation.steps:
                 if index == 0:
                     case = learner.look(image, draws(image.name, method.adaptation.steps))
-                    firsts[image.name] = learner.routes(case), learner.measure(case, generator)
+                    firsts[image.name] = learner.measure(case, generator)
                 learner.walk(image, generator)
                 continue
             case = learner.look(image, generator)
-            before, first = firsts.get(image.name) or (learner.routes(case), learner.measure(case, generator))
-            yield learner.finish(case, before, [first, learner.measure(case, generator)])
+            first = firsts.get(image.name) or learner.measure(case, generator)
+            yield learner.finish(case, [first, learner.measure(case, generator)])
 
 
 @dataclass(frozen=True)
@@ -176,6 +174,14 @@ class _Case:
     name: str
     pieces: Pieces
     radius: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Losses on a case's pieces, (4,), and the routes that its layers took there."""
+
+    losses: Tensor
+    routes: Mapping[str, Tensor]
 
 
 class _Learner:
@@ -201,56 +207,66 @@ class _Learner:
         drawn = pieces.draw(image.voxels, num_pieces=params.batch_size, geometry=geometry, generator=generator)
         return _Case(image.name, drawn.to(self.method.device), self._radius(image))
 
-    def routes(self, case: _Case) -> dict[str, Tensor]:
-        """Measure the routes on a case's pieces."""
-        return experts.routes(self.network, case.pieces.items)
-
     def walk(self, image: Image, generator: torch.Generator) -> None:
         """Make a step for each batch of a case's slices."""
         params, geometry = self.method.params, self.method.geometry
         for batch in pieces.batches(image.voxels, batch_size=params.batch_size, geometry=geometry, generator=generator):
             self.step(_Case(image.name, batch.to(self.method.device), self._radius(image)), generator)
 
-    def step(self, case: _Case, generator: torch.Generator) -> Tensor:
-        """Make a gradient step; return the losses before it."""
-        terms = self._terms(case, generator)
+    def step(self, case: _Case, generator: torch.Generator) -> _Look:
+        """Make a gradient step; return what was seen before it."""
         if self.optimizer is None:
             raise RoutingError("cannot step: there is nothing to train")
+        shown, view = case.pieces.items, self._view(case, generator)
+        logits, routes = experts.run(self.network, shown)
+        terms = self._terms(case, logits, self._view_logits(shown, view))
         self.optimizer.zero_grad()
         torch.autograd.backward([terms.total])
         self.optimizer.step()
-        return _stack(terms)
+        return _Look(_stack(terms), routes)
 
-    def measure(self, case: _Case, generator: torch.Generator) -> Tensor:
-        """Return the losses."""
+    def measure(self, case: _Case, generator: torch.Generator) -> _Look:
+        """Look without a step; norm layers saw the case as it is last."""
         with torch.no_grad():
-            return _stack(self._terms(case, generator))
+            shown, view = case.pieces.items, self._view(case, generator)
+            view_logits = self._view_logits(shown, view)
+            logits, routes = experts.run(self.network, shown)
+            return _Look(_stack(self._terms(case, logits, view_logits)), routes)
 
-    def finish(self, case: _Case, before: Mapping[str, Tensor], losses: list[Tensor]) -> Adapted:
-        """Merge what the case is predicted with; the learner itself is left as it is."""
-        after = self.routes(case)
-        settled = experts.fresh(self.network)
-        norms.settle(settled)
+    def finish(self, case: _Case, looks: list[_Look]) -> Adapted:
+        """Merge what the case is predicted with, right after it was measured; the learner itself is left as it is."""
+        before, after = looks[0].routes, looks[-1].routes
         by_sample = self.method.adaptation.gate == "sample" and "gates" in self.trained
-        state = {name: value.cpu().clone() for name, value in settled.state_dict().items()}
+        network = None
+        if by_sample:
+            network = experts.fresh(self.network).requires_grad_(requires_grad=False)
+            norms.settle(network)
+            state = {name: value.cpu().clone() for name, value in network.state_dict().items()}
+        else:
+            state = experts.merge(self.network, after) | norms.settled(self.network)
         return Adapted(
             name=case.name,
-            state=state if by_sample else experts.merge(settled, after),
-            network=settled.requires_grad_(requires_grad=False) if by_sample else None,
+            state=state,
+            network=network,
             routes_before={name: route.cpu() for name, route in before.items()},
             routes_after={name: route.cpu() for name, route in after.items()},
-            objective=_steps(losses),
+            objective=_steps([look.losses for look in looks]),
             trained=self.trained,
         )
 
-    def _terms(self, case: _Case, generator: torch.Generator) -> objectives.Terms:
-        """Compute the losses of a case's pieces and of a view of them that is drawn anew."""
-        items, size = case.pieces.items, case.pieces.size
-        view = objectives.sample_view(items.shape, noise_sd=self.method.params.noise_sd, generator=generator)
-        logits = inference.crop(self.network(items), size)
-        view_logits = objectives.invert_view(self.network(objectives.apply_view(items, view)), view)
-        weights = self.method.adaptation.objective
-        return objectives.combine(logits, inference.crop(view_logits, size), weights=weights, radius=case.radius)
+    def _view(self, case: _Case, generator: torch.Generator) -> objectives.View:
+        """Draw a view of a case's pieces."""
+        return objectives.sample_view(case.pieces.items.shape, noise_sd=self.method.params.noise_sd, generator=generator)
+
+    def _view_logits(self, shown: Tensor, view: objectives.View) -> Tensor:
+        """Segment a view of pieces and turn the result back."""
+        return objectives.invert_view(self.network(objectives.apply_view(shown, view)), view)
+
+    def _terms(self, case: _Case, logits: Tensor, view_logits: Tensor) -> objectives.Terms:
+        """Compute the losses of a case's pieces and of a view of them."""
+        size, weights = case.pieces.size, self.method.adaptation.objective
+        cropped = (inference.crop(logits, size), inference.crop(view_logits, size))
+        return objectives.combine(*cropped, weights=weights, radius=case.radius)
 
     def _radius(self, image: Image) -> tuple[int, ...]:
         dims = self.method.geometry.spatial_dims

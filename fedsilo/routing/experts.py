@@ -159,7 +159,13 @@ def prior_mixed(routed: nn.Module) -> tuple[str, ...]:
 
 
 def routes(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> dict[str, Float[Tensor, " e"]]:
-    """Measure the route of every layer on a batch, by the layer's name; detached.
+    """Measure the route of every layer on a batch, by the layer's name; as `run` has it."""
+    with torch.no_grad():
+        return run(routed, images)[1]
+
+
+def run(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> tuple[Tensor, dict[str, Float[Tensor, " e"]]]:
+    """Run a routed network on a batch; also return the route that every layer took, by the layer's name, detached.
 
     Of ``sample`` gates it is the mean over items. A layer that the network has but never calls keeps the prior's.
 
@@ -173,8 +179,7 @@ def routes(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> dict[str, 
         for name, layer in by_name.items()
     ]
     try:
-        with torch.no_grad():
-            routed(images)
+        logits: Tensor = routed(images)
     finally:
         for handle in handles:
             handle.remove()
@@ -183,7 +188,7 @@ def routes(routed: nn.Module, images: Float[Tensor, "b c *space"]) -> dict[str, 
             raise RoutingError(
                 f"cannot route {name} by {layer.gate.mode}: the network calls it {len(seen[name])} times; use static gates"
             )
-    return {
+    return logits, {
         name: (seen[name][0] if seen[name] else layer.gate.offset.detach().softmax(dim=0)).reshape(-1, layer.num_experts).mean(0)
         for name, layer in by_name.items()
     }

@@ -103,6 +103,16 @@ def settle(network: nn.Module) -> None:
             module.share = 1.0
 
 
+def settled(network: nn.Module) -> dict[str, Tensor]:
+    """Give the entries of the state that `settle` would write, by name; the network is left as it is."""
+    return {
+        f"{name}.{entry}" if name else entry: value.detach().cpu().clone()
+        for name, module in network.named_modules(remove_duplicate=False)
+        if isinstance(module, BlendedNorm) and module.used is not None
+        for entry, value in zip(("running_mean", "running_var"), module.used, strict=True)
+    }
+
+
 def stored_moments(network: nn.Module) -> dict[str, Moments]:
     """Read the running statistics of each BatchNorm that has any, by its name."""
     return {
