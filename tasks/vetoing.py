@@ -62,7 +62,7 @@ def draw_up(federation: Federation, round_index: int) -> list[tuple[str, str]]:
     """
     from fedsilo.federation import states, veto
 
-    before, now = _scores(federation, round_index), _scores(federation, round_index + 1)
+    before, now = best_scores(federation, round_index), _scores(federation, round_index + 1)
     if not veto.losses(before, now, margin=_margin(federation)):
         return []
     admitted = admitting.admit(federation, round_index)
@@ -86,7 +86,7 @@ def settle(federation: Federation, round_index: int) -> Verdict:
     """
     from fedsilo.federation import veto
 
-    before, now = _scores(federation, round_index), _scores(federation, round_index + 1)
+    before, now = best_scores(federation, round_index), _scores(federation, round_index + 1)
     verdict = veto.judge(before, now, _without(federation, round_index), margin=_margin(federation))
     told = ", ".join(f"{site} -{loss:.3f}" for site, loss in verdict.losses.items())
     if verdict.suspect is None:
@@ -130,6 +130,13 @@ def _leave_out(federation: Federation, round_index: int, suspect: str, reason: s
 def _step_again(federation: Federation, round_index: int) -> None:
     """Average what counts now."""
     admitting.aggregate(federation, round_index, admitting.admit(federation, round_index))
+
+
+def best_scores(federation: Federation, round_index: int) -> dict[str, float | None]:
+    """Read the best that each site said of the states up to the one that opens a round: many small losses are a large one."""
+    rounds_scores = [_scores(federation, index) for index in range(round_index + 1)]
+    known = {site: [found for scores in rounds_scores if (found := scores[site]) is not None] for site in federation.sites}
+    return {site: max(values, default=None) for site, values in known.items()}
 
 
 def with_possible_rule(federation: Federation, num_updates: int) -> Federation:

@@ -1,4 +1,4 @@
-"""The sites' veto: a global state that scores worse at a site than the one before, and whose update is behind it.
+"""The sites' veto: a global state that scores worse at a site than the best so far, and whose update is behind it.
 
 Each site scores a candidate on its own validation cases. If it lost more than a margin anywhere, the server makes the state
 again without each update in turn, and the sites score these: the suspect is the site without whose update the *others* fare
@@ -48,7 +48,7 @@ def judge(before: Scores, candidate: Scores, without: Mapping[str, Scores], *, m
     """Say whether sites veto a candidate, and whose update is behind the loss.
 
     Args:
-        before: Scores of the state that opened the round.
+        before: The best score of each site among the states up to the one that opened the round.
         candidate: Scores of the state that all admitted updates make.
         without: By site left out, the scores of the state without its update; empty if nobody lost.
         margin: Loss of mean Dice from which on a site vetoes.

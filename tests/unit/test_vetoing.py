@@ -1,4 +1,4 @@
-"""The rule by which a state is made without one update."""
+"""What a state is held against, and the rule by which it is made without one update."""
 
 import pytest
 
@@ -26,3 +26,14 @@ def test_a_rule_that_so_few_updates_cannot_carry_gives_way_to_the_average(tmp_pa
     assert (found == params.federate.aggregation) is kept
     if not kept:
         assert (found.rule, found.nearest_mixing) == ("average", False)
+
+
+def test_many_small_losses_are_held_against_the_best_score_of_each_site(tmp_path):
+    federation = Federation(raw_site.roster("inside", "inside"), raw_site.params(), RunPaths(tmp_path, "tiny", "tiny"))
+    first, second = federation.sites
+    for index, (one, other) in enumerate([(0.4, None), (0.5, None), (0.46, 0.2), (0.42, 0.3)]):
+        federation.journal().write_validation(first, index, one)
+        federation.journal().write_validation(second, index, other)
+
+    assert vetoing.best_scores(federation, 1) == {first: 0.5, second: None}
+    assert vetoing.best_scores(federation, 3) == {first: 0.5, second: 0.3}
