@@ -31,6 +31,6 @@ class AdmissionParams(Section):
         description="norm of a site's distances to the others, summed over rounds, over the median of theirs; null: not checked"
     )
     veto_margin: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        description="loss of a site's validation Dice from its best so far on, at which the update behind it is left out; null: none"
+        description="loss of a site's validation Dice from its best on, at which the update behind it is left out; null: no veto"
     )
     drift_rounds: Count = Field(description="rounds of a site from which on its drift is checked")
