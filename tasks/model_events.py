@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -60,12 +61,11 @@ def evaluated(federation: Federation, phase: str, table: Path) -> None:
 
 def scored(federation: Federation, gate: str, table: Path, models: Mapping[str, Path]) -> None:
     """Say that models, by their names, have scores in a table, and of a global one on which test cases."""
-    from fedsilo.evaluation import cases
-
     paths, scribe = federation.paths, trails.scribe(federation.audit)
     decision = Decision(gate, "scored", trails.hashed(table))
     outputs = [trails.artifact(table, table.relative_to(paths.workspace).as_posix())]
-    sites = sorted(set(cases.read(table)["site"]))
+    with table.open(newline="", encoding="utf-8") as handle:
+        sites = sorted({row["site"] for row in csv.DictReader(handle)})
     holdout = [Artifact(f"{HOLDOUT}{site}", holdout_sha256(paths.prepared_site(site))) for site in sites]
     for name, path in models.items():
         subject = Subject("model", name, after=trails.hashed(path))
