@@ -1,7 +1,9 @@
-"""What the trail says of models that are in their place: which were chosen, and that they were evaluated."""
+"""What the trail says of models that are in their place: which were chosen, and on whom they were evaluated."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 from typing import TYPE_CHECKING
 
 from fedsilo.audit.events import Artifact, Decision, Subject
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from tasks.federation import Federation
 
 SELECTION = "selection"
+HOLDOUT = "holdout/"
+"""Before a site's name: its test cases, on which a global model was scored."""
 
 
 def selected(federation: Federation, *, global_round: int, inside_rounds: dict[str, int]) -> None:
@@ -56,10 +60,28 @@ def evaluated(federation: Federation, phase: str, table: Path) -> None:
 
 
 def scored(federation: Federation, gate: str, table: Path, models: Mapping[str, Path]) -> None:
-    """Say that models, by their names, have scores in a table."""
-    scribe = trails.scribe(federation.audit)
+    """Say that models, by their names, have scores in a table, and of a global one on which test cases."""
+    paths, scribe = federation.paths, trails.scribe(federation.audit)
     decision = Decision(gate, "scored", trails.hashed(table))
-    outputs = [trails.artifact(table, table.relative_to(federation.paths.workspace).as_posix())]
+    outputs = [trails.artifact(table, table.relative_to(paths.workspace).as_posix())]
+    with table.open(newline="", encoding="utf-8") as handle:
+        sites = sorted({row["site"] for row in csv.DictReader(handle)})
+    holdout = [Artifact(f"{HOLDOUT}{site}", holdout_sha256(paths.prepared_site(site))) for site in sites]
     for name, path in models.items():
         subject = Subject("model", name, after=trails.hashed(path))
-        scribe.append("evaluate", f"{gate} evaluation", subject=subject, outputs=outputs, decision=decision)
+        # inputs of an inside model are the states that it was folded over
+        inputs = holdout if name.endswith("/global") else []
+        scribe.append("evaluate", f"{gate} evaluation", subject=subject, inputs=inputs, outputs=outputs, decision=decision)
+
+
+def holdout_sha256(folder: Path) -> str:
+    """Hash a site's test cases: whose they are, and all that a score of them depends on; hex.
+
+    Raises:
+        DataError: The site was not prepared.
+    """
+    from tasks import sites
+
+    rows = sites.rows_of(folder, "test")
+    lines = "".join(f"{row.patient}\t{row.case}\t{row.sha256}\t{row.label_hash}\t{row.annotated}\n" for row in rows)
+    return hashlib.sha256(lines.encode()).hexdigest()

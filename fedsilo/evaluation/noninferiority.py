@@ -156,3 +156,18 @@ def share_bound(count: int, total: int) -> float:
     if total < 1:
         raise DataError("cannot bound a share of no patients")
     return 1.0 if count == total else float(stats.beta.ppf(BOUND_CONFIDENCE, count + 1, total - count))
+
+
+def share_floor(count: int, total: int) -> float:
+    """Bound a share from below with 95 % confidence, one-sided (Clopper-Pearson).
+
+    Raises:
+        DataError: There is nothing to count among.
+
+    Example:
+        >>> share_floor(0, 29), round(share_floor(5, 29), 3)
+        (0.0, 0.07)
+    """
+    if total < 1:
+        raise DataError("cannot bound a share of no patients")
+    return 0.0 if count == 0 else float(stats.beta.ppf(1 - BOUND_CONFIDENCE, count, total - count + 1))
