@@ -100,6 +100,12 @@ class Scribe:
                     return event.subject.after
         return None
 
+    def told(self, *kinds: str) -> list[Event]:
+        """Read the events of some kinds, oldest first."""
+        marks = [f'"event":"{kind}"'.encode() for kind in kinds]
+        lines = [line for line in trail.read(self.opened.path).splitlines() if any(mark in line for mark in marks)]
+        return [event for event in verifier.read_events(b"\n".join(lines)) if event.kind in kinds]
+
     def witness(self, site: str) -> Seen:
         """Let a site compare the log with what it saw last, and remember what it sees now.
 
