@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from fedsilo.errors import ParamsError
 from fedsilo.sections import Count, Positive, Section, read_yaml, validate
 
+NUM_TESTS = 2
+"""Of drift; Holm multiplies the smaller p by it."""
+
 Rate = Annotated[float, Field(gt=0, lt=0.5)]
 
 
@@ -25,7 +28,7 @@ class DriftPolicy(Section):
     def _can_be_met(self) -> "DriftPolicy":
         if self.alarms > self.windows:
             raise ValueError(f"expected at most as many alarms as windows, {self.windows}, got {self.alarms}")
-        if 2 > self.alpha * (self.permutations + 1):  # of two tests the smaller p is doubled
+        if self.alpha * (self.permutations + 1) < NUM_TESTS:
             raise ValueError(f"{self.permutations} permutations cannot bring p down to {self.alpha}")
         return self
 

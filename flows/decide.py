@@ -45,7 +45,9 @@ def body(run: cli.Run, options: Namespace) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 for yes, 3 for no, 1 if it cannot tell."""
     parser = cli.parser(__doc__)
-    parser.add_argument("--champion", default="", metavar="COMMIT", help="with the champion's data (default: what the trail says)")
+    parser.add_argument(
+        "--champion", default="", metavar="COMMIT", help="with the champion's data (default: what the trail says)"
+    )
     parser.add_argument("--manual", default="", metavar="WHY", help="ask for it, and say why")
     parser.add_argument("--upstream", default="", metavar="WHAT", help="what changed in code, libraries or base models")
     parser.add_argument("--audited", type=Path, metavar="FILE", help="JSON with scores of labelled cases in use, by site")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fedsilo.cohort.manifest import ManifestRow
     from fedsilo.cohort.windows import Memory
-    from fedsilo.evaluation.drift import DriftReport
+    from fedsilo.evaluation.drift_reports import DriftReport
     from tasks.scoring import Predictor
 
 RULE = "drift"
@@ -50,7 +50,9 @@ class Watch:
         params, run = self.federation.params.prepare, self.federation.paths
         plan = files.sha256_file(run.docs_dir / "plan.json") if params.plan == "federated" else ""
         model = files.sha256_file(run.global_state) if self.predict else ""
-        return features.origin(params.model_dump(mode="json", exclude={"contract", "val_share", "test_share"}), plan=plan, model=model)
+        return features.origin(
+            params.model_dump(mode="json", exclude={"contract", "val_share", "test_share"}), plan=plan, model=model
+        )
 
 
 @task(name="remember cases", task_run_name="{site}: remember cases", cache_policy=NO_CACHE, persist_result=False)
@@ -102,8 +104,8 @@ def remember_site(*, site: str, watch: Watch, device: str) -> Path:
 def look_site(*, site: str, watch: Watch, device: str) -> Path | None:
     """Write the report of a site's next window; runs in a worker process."""
     from fedsilo.cohort import features, windows
-    from fedsilo.evaluation import drift, drift_reports
-    from fedsilo.evaluation.drift import Samples
+    from fedsilo.evaluation import drift_reports
+    from fedsilo.evaluation.drift_reports import Samples
 
     memory = _memory(site, watch)
     listed = {row.content_hash: row for row in _rows(watch, site)}
@@ -115,7 +117,7 @@ def look_site(*, site: str, watch: Watch, device: str) -> Path | None:
     new_names, now = features.table([found[content] for content in sorted(found)])
     if names != new_names:
         raise DataError(f"site {site}: its cases have other features than those remembered; run flows.drift --remember")
-    report = drift.report(
+    report = drift_reports.report(
         Samples(names, {name: features.step_of(name) for name in names}, before, now, memory.origin),
         cohort=watch.federation.roster.name,
         site=site,

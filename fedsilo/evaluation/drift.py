@@ -1,11 +1,10 @@
-"""Data drift: whether a site's new cases come from another distribution than those a model knew, and what may be told of it.
+"""Drift of data: whether a site's new cases come from another distribution than those a model knew.
 
 Two tests, one alarm. The kernel two-sample test (MMD) looks at all features together and finds small changes of many; tests of
 each feature (KS) find a large change of one and say which. Holm's rule joins their p-values, so that the alarm has one known
-rate of false alarms. Features are numbers of single cases and stay at the site; only a :class:`DriftReport` leaves.
+rate of false alarms.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,11 +13,10 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedsilo import seeds
 from fedsilo.errors import DataError
 
 MIN_CASES = 5
-"""With fewer on a side nothing is tested, and no bin of a histogram counts fewer."""
+"""With fewer on a side nothing is tested."""
 
 EXACT_PAIRS = 10_000
 """Up to as many pairs of cases KS has its exact distribution, above them the limiting one."""
@@ -33,82 +31,6 @@ PSI_FLOOR = 0.5
 Table = Float[NDArray[numpy.float64], "n f"]
 NewTable = Float[NDArray[numpy.float64], "m f"]
 AnyTable = Float[NDArray[numpy.float64], "_ _"]
-Verdict = Literal["alarm", "quiet", "too few"]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How many cases lie between cuts; the first bin and the last are open, and none counts fewer than five.
-
-    Attributes:
-        cuts: Rising, on a grid that does not depend on the data; one fewer than counts.
-        counts: Cases a bin; empty if there are fewer than five in all.
-    """
-
-    cuts: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class FeatureDrift:
-    """What is told of a feature.
-
-    Attributes:
-        name: Of the feature.
-        ks: Largest distance of the two distribution functions.
-        p_adjusted: Of KS, by Holm over all features.
-        psi: Population stability index over bins with as many pooled cases each.
-        psi_threshold: What permuted cases exceed at the rate of false alarms; a fixed threshold would fire by chance.
-        reference: Cases that the model knew.
-        window: New cases.
-    """
-
-    name: str
-    ks: float
-    p_adjusted: float
-    psi: float
-    psi_threshold: float
-    reference: Histogram
-    window: Histogram
-
-
-@dataclass(frozen=True)
-class DriftReport:
-    """All that leaves a site about drift: no case, no patient, no feature of one.
-
-    Attributes:
-        cohort: The cohort.
-        site: The site.
-        window: Number of the window, from 1; a window's cases are new, none is in another.
-        num_reference: Cases that the model knew.
-        num_window: New cases.
-        verdict: ``alarm`` if ``p_value`` is at most ``alpha``; ``too few`` if nothing could be tested; else ``quiet``.
-        alpha: Rate of false alarms.
-        p_value: Of MMD and KS together, by Holm; None if nothing could be tested.
-        mmd: Unbiased squared MMD; negative values are chance.
-        mmd_p: Its permutation p.
-        ks_p: Smallest adjusted p of the features.
-        permutations: Behind ``mmd_p`` and the thresholds of PSI.
-        seed: Of their generator.
-        features: One a feature, by name.
-        origin: Hash of how features are made, and by which model.
-    """
-
-    cohort: str
-    site: str
-    window: int
-    num_reference: int
-    num_window: int
-    verdict: Verdict
-    alpha: float
-    p_value: float | None
-    mmd: float | None
-    mmd_p: float | None
-    ks_p: float | None
-    permutations: int
-    seed: int
-    features: tuple[FeatureDrift, ...]
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -237,7 +159,7 @@ def permutation_p(statistic: Float[NDArray[numpy.float64], " p"]) -> float:
 
 def ks_of_features(reference: Table, window: NewTable) -> tuple[list[float], list[float]]:
     """Test each feature by itself, two-sided: statistics and p-values (Kolmogorov-Smirnov)."""
-    method = "exact" if len(reference) * len(window) <= EXACT_PAIRS else "asymp"
+    method: Literal["exact", "asymp"] = "exact" if len(reference) * len(window) <= EXACT_PAIRS else "asymp"
     found = [stats.ks_2samp(old, new, method=method) for old, new in zip(reference.T, window.T, strict=True)]
     return [float(one.statistic) for one in found], [float(one.pvalue) for one in found]
 
@@ -267,117 +189,9 @@ def psi_of_labels(pooled: Table, is_new: Bool[NDArray[numpy.bool_], "p n"]) -> F
     return numpy.asarray((numpy.where(used, (new_share - old_share) * numpy.log(new_share / old_share), 0.0)).sum(axis=2))
 
 
-def histogram(values: Float[NDArray[numpy.float64], " n"], *, step: float) -> Histogram:
-    """Count cases in bins of a fixed width, and join neighbours until none counts fewer than five.
-
-    Ends are open: the smallest and the largest value are those of one case. All zeros beyond are not told.
-
-    Example:
-        >>> histogram(numpy.array([1.0, 1.0, 1.1, 1.2, 1.4, 2.0, 3.0, 3.0, 3.0, 3.1]), step=0.5)
-        Histogram(cuts=(1.5,), counts=(5, 5))
-    """
-    if len(values) < MIN_CASES:
-        return Histogram((), ())
-    numbers, counts = numpy.unique(numpy.floor(values / step + TIE).astype(int), return_counts=True)
-    cuts, joined, current = [], [], 0
-    for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-        current += count
-        if current >= MIN_CASES:
-            joined.append(current)
-            cuts.append(round((number + 1) * step, 9))
-            current = 0
-    joined[-1] += current
-    return Histogram(tuple(cuts[:-1]), tuple(joined))
-
-
 def _check(reference: AnyTable, window: AnyTable) -> None:
     """Refuse samples that cannot be compared."""
     if min(len(reference), len(window)) < MIN_CASES:
         raise DataError(f"cannot test drift of {len(window)} cases against {len(reference)}: expected at least {MIN_CASES} each")
     if not (numpy.isfinite(reference).all() and numpy.isfinite(window).all()):
         raise DataError("cannot test drift: a feature is not finite")
-
-
-@dataclass(frozen=True)
-class Samples:
-    """A site's features before and now; they stay at the site.
-
-    Attributes:
-        names: Of the features.
-        steps: Width of the bins of each.
-        reference: Of the cases that the model knew.
-        window: Of the new cases.
-        origin: Hash of how features are made.
-    """
-
-    names: tuple[str, ...]
-    steps: Mapping[str, float]
-    reference: Table
-    window: NewTable
-    origin: str
-
-
-def report(
-    samples: Samples, *, cohort: str, site: str, window: int, alpha: float, permutations: int, seed: int, fewest: int = MIN_CASES
-) -> DriftReport:
-    """Compare a site's new cases with those that the model knew.
-
-    Args:
-        samples: Features of both.
-        cohort: The cohort.
-        site: The site.
-        window: Number of the window, from 1.
-        alpha: Rate of false alarms.
-        permutations: Of the pooled cases.
-        seed: Of the run; the window's generator is named after cohort, site and window.
-        fewest: New cases below which nothing is tested.
-
-    Raises:
-        DataError: A value is not finite.
-    """
-    told = {"cohort": cohort, "site": site, "window": window, "alpha": alpha, "permutations": permutations, "seed": seed}
-    counts = {"num_reference": len(samples.reference), "num_window": len(samples.window), "origin": samples.origin}
-    if len(samples.window) < max(fewest, MIN_CASES) or len(samples.reference) < MIN_CASES:
-        return DriftReport(verdict="too few", p_value=None, mmd=None, mmd_p=None, ks_p=None, features=(), **told, **counts)
-    generator = seeds.numpy_generator(seed, "drift", cohort, site, window)
-    found = compare(samples.reference, samples.window, alpha=alpha, permutations=permutations, generator=generator)
-    features = tuple(
-        FeatureDrift(
-            name=name,
-            ks=found.ks[index],
-            p_adjusted=found.ks_adjusted[index],
-            psi=found.psi[index],
-            psi_threshold=found.psi_threshold[index],
-            reference=histogram(samples.reference[:, index], step=samples.steps[name]),
-            window=histogram(samples.window[:, index], step=samples.steps[name]),
-        )
-        for index, name in enumerate(samples.names)
-    )
-    return DriftReport(
-        verdict="alarm" if found.p_value <= alpha else "quiet",
-        p_value=found.p_value,
-        mmd=found.mmd,
-        mmd_p=found.mmd_p,
-        ks_p=min(found.ks_adjusted),
-        features=features,
-        **told,
-        **counts,
-    )
-
-
-def persistent(verdicts: Sequence[Verdict], *, alarms: int, windows: int) -> bool:
-    """Say whether at least some of the newest windows raised an alarm; windows with too few cases do not count.
-
-    Args:
-        verdicts: In the order of the windows.
-        alarms: How many.
-        windows: Of how many of the newest.
-
-    Example:
-        >>> persistent(["alarm", "quiet", "too few", "alarm"], alarms=2, windows=3)
-        True
-        >>> persistent(["alarm", "quiet", "quiet", "alarm"], alarms=2, windows=3)
-        False
-    """
-    tested = [verdict for verdict in verdicts if verdict != "too few"]
-    return tested[-windows:].count("alarm") >= alarms

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from fedsilo.errors import DataError
-from fedsilo.evaluation import drift
-from fedsilo.evaluation.drift import DriftReport
+from fedsilo.evaluation import drift_reports
+from fedsilo.evaluation.drift_reports import DriftReport
 from fedsilo.trigger_params import TriggerPolicy
 
 Trigger = Literal["manual", "upstream", "drift", "decay", "new-data", "schedule"]
@@ -172,7 +172,7 @@ def _drift(evidence: Evidence, policy: TriggerPolicy) -> Signal:
     windows = {(report.site, report.window): report.verdict for report in evidence.reports}
     verdicts = {site: [windows[key] for key in sorted(windows) if key[0] == site] for site, _ in windows}
     drifted = sorted(
-        site for site, found in verdicts.items() if drift.persistent(found, alarms=rule.alarms, windows=rule.windows)
+        site for site, found in verdicts.items() if drift_reports.persistent(found, alarms=rule.alarms, windows=rule.windows)
     )
     asked = f"{rule.alarms} alarms in the newest {rule.windows} windows"
     return Signal("drift", bool(drifted), f"{asked}: {', '.join(drifted) or 'at no site'}")

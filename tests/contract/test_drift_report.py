@@ -7,8 +7,8 @@ import numpy
 import pytest
 
 from fedsilo.errors import DataError
-from fedsilo.evaluation import drift, drift_reports
-from fedsilo.evaluation.drift import DriftReport, FeatureDrift, Histogram, Samples
+from fedsilo.evaluation import drift_reports
+from fedsilo.evaluation.drift_reports import DriftReport, FeatureDrift, Histogram, Samples
 
 FIELDS = {
     DriftReport: {
@@ -17,7 +17,7 @@ FIELDS = {
         "window": int,
         "num_reference": int,
         "num_window": int,
-        "verdict": drift.Verdict,
+        "verdict": drift_reports.Verdict,
         "alpha": float,
         "p_value": float | None,
         "mmd": float | None,
@@ -47,7 +47,7 @@ def made():
     names = ("shape_x", "spacing_z")
     steps = dict.fromkeys(names, 0.5)
     samples = Samples(names, steps, generator.normal(size=(23, 2)), generator.normal(size=(12, 2)), "0" * 64)
-    return samples, drift.report(samples, cohort="demo", site="ct-a", window=1, alpha=0.05, permutations=99, seed=1)
+    return samples, drift_reports.report(samples, cohort="demo", site="ct-a", window=1, alpha=0.05, permutations=99, seed=1)
 
 
 @pytest.mark.parametrize("kind", FIELDS)

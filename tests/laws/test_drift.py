@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedsilo import seeds
-from fedsilo.evaluation import drift
+from fedsilo.evaluation import drift, drift_reports
 
 ALPHA = 0.05
 
@@ -84,10 +84,10 @@ def test_what_is_far_away_is_found_whatever_the_noise(seed):
 @settings(max_examples=50)
 @given(st.lists(st.floats(-1e3, 1e3), max_size=60), st.sampled_from([0.05, 1.0, 25.0]))
 def test_no_bin_counts_fewer_than_five_and_no_case_is_lost(values, step):
-    found = drift.histogram(numpy.array(values, dtype=numpy.float64), step=step)
+    found = drift_reports.histogram(numpy.array(values, dtype=numpy.float64), step=step)
 
-    assert all(count >= drift.MIN_CASES for count in found.counts)
-    assert sum(found.counts) == (len(values) if len(values) >= drift.MIN_CASES else 0)
+    assert all(count >= drift_reports.FEWEST_IN_A_BIN for count in found.counts)
+    assert sum(found.counts) == (len(values) if len(values) >= drift_reports.FEWEST_IN_A_BIN else 0)
     assert len(found.cuts) == max(0, len(found.counts) - 1)
     assert list(found.cuts) == sorted(set(found.cuts))
 

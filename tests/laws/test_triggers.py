@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedsilo import trigger_params
 from fedsilo.evaluation import triggers
-from fedsilo.evaluation.drift import DriftReport
+from fedsilo.evaluation.drift_reports import DriftReport
 from fedsilo.evaluation.triggers import Decay, Evidence, News
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -23,13 +23,14 @@ def report(site, window, verdict):
     return DriftReport("demo", site, window, 40, 10, verdict, 0.05, None, None, None, None, 99, 1, (), "0" * 64)
 
 
+ASKED = st.sampled_from(["", "Ada asks"])
+
+
 @st.composite
-def evidences(draw, manual=st.sampled_from(["", "Ada asks"])):
+def evidences(draw, manual=ASKED):
     champion, last = draw(DAYS), draw(DAYS)
     verdicts = st.lists(st.sampled_from(["alarm", "quiet", "too few"]), max_size=5)
-    reports = [
-        report(site, window, verdict) for site in SITES for window, verdict in enumerate(draw(verdicts), start=1)
-    ]
+    reports = [report(site, window, verdict) for site in SITES for window, verdict in enumerate(draw(verdicts), start=1)]
     return Evidence(
         now=NOW,
         champion_since=None if champion is None else NOW - timedelta(days=champion),

@@ -10,8 +10,8 @@ from scipy import stats
 
 from fedsilo import seeds
 from fedsilo.errors import DataError
-from fedsilo.evaluation import drift, statistics
-from fedsilo.evaluation.drift import Histogram, Samples
+from fedsilo.evaluation import drift, drift_reports, statistics
+from fedsilo.evaluation.drift_reports import Histogram, Samples
 
 ALPHA = 0.05
 
@@ -35,7 +35,7 @@ def samples(reference, window):
 
 def reported(reference, window, **changes):
     options = {"cohort": "demo", "site": "ct-a", "window": 1, "alpha": ALPHA, "permutations": 99, "seed": 1} | changes
-    return drift.report(samples(reference, window), **options)
+    return drift_reports.report(samples(reference, window), **options)
 
 
 def test_mmd_by_hand():
@@ -145,24 +145,24 @@ class TestHistogram:
     def test_bins_are_joined_until_five_cases_are_in_each(self):
         values = numpy.array([0.1, 0.2, 1.1, 1.2, 1.3, 1.4, 5.5, 5.6, 5.7, 5.8, 5.9, 9.9])
 
-        assert drift.histogram(values, step=1.0) == Histogram(cuts=(2.0,), counts=(6, 6))
+        assert drift_reports.histogram(values, step=1.0) == Histogram(cuts=(2.0,), counts=(6, 6))
 
     def test_fewer_than_five_are_not_told(self):
-        assert drift.histogram(numpy.arange(4.0), step=1.0) == Histogram((), ())
+        assert drift_reports.histogram(numpy.arange(4.0), step=1.0) == Histogram((), ())
 
     def test_a_single_value_has_no_cut(self):
-        assert drift.histogram(numpy.full(7, 3.0), step=1.0) == Histogram((), (7,))
+        assert drift_reports.histogram(numpy.full(7, 3.0), step=1.0) == Histogram((), (7,))
 
     def test_extremes_cannot_be_read_off(self):
         values = numpy.array([-50.0, *([1.5] * 8), 99.0])
 
-        assert drift.histogram(values, step=1.0) == Histogram((), (10,))
+        assert drift_reports.histogram(values, step=1.0) == Histogram((), (10,))
 
     def test_values_on_the_grid_are_where_they_belong(self):
         """Floating-point noise below a multiple of the width moves no case to the bin before."""
         values = numpy.array([0.1 * 3] * 5 + [0.35] * 5)  # 0.30000000000000004, and 0.3 / 0.05 is 5.999...
 
-        assert drift.histogram(values, step=0.05).cuts == (0.35,)
+        assert drift_reports.histogram(values, step=0.05).cuts == (0.35,)
 
 
 class TestRefusals:

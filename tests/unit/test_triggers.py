@@ -9,7 +9,7 @@ import yaml
 from fedsilo import trigger_params
 from fedsilo.errors import DataError, ParamsError
 from fedsilo.evaluation import triggers
-from fedsilo.evaluation.drift import DriftReport
+from fedsilo.evaluation.drift_reports import DriftReport
 from fedsilo.evaluation.triggers import Decay, Evidence, News
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
