@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from fedsilo import sections
 from fedsilo.params import Params
 from fedsilo.sections import Count, Identifier, Positive, Section, Share
+from fedsilo.trigger_params import TriggerPolicy
 from fedsilo.types import SiteRole
 
 ARCHITECTURE = "federate.network"
@@ -128,6 +129,7 @@ class Plan(Section):
 
     changes: ChangeParams
     gate: GateParams
+    triggers: TriggerPolicy
 
 
 @dataclass(frozen=True)
