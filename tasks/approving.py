@@ -80,7 +80,7 @@ def append(paths: AuditPaths, record: Mapping[str, object], *, hours: int) -> st
         AuditRefusedError: It does not count: unsigned, altered, of a stranger, about another verdict; nothing was written.
         DataError: It expired, nobody founded the federation, or the gate has said nothing of the candidate.
     """
-    check_founded(paths)
+    keyring.check_founded(paths)
     approvals.check_in_time(record, trail.utc_now(), hours)
     candidate, decision = str(record["candidate"]), str(record["decision"])
     with trails.held(RunPaths(paths.workspace, paths.federation, paths.federation), ()) as scribe:
@@ -98,13 +98,3 @@ def append(paths: AuditPaths, record: Mapping[str, object], *, hours: int) -> st
         event = scribe.opened.append(draft, keyring.signer(paths, SERVER))
         by = scribe.register[str(record["key"])].entry.actor
     return f"line {event.seq + 1}: {decision} of {candidate} by {by}\n"
-
-
-def check_founded(paths: AuditPaths) -> None:
-    """Refuse a federation that nobody founded: keys that are made now can approve nothing.
-
-    Raises:
-        DataError: It has no founding.
-    """
-    if not paths.founding.is_file():
-        raise DataError(f"there is no {paths.founding}: nobody has founded the federation {paths.federation}")

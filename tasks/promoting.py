@@ -22,7 +22,6 @@ from fedsilo.audit.state import Candidate
 from fedsilo.errors import AuditRefusedError, DataError, FedsiloError
 from tasks import keyring, trails, versions
 from tasks import releases as folders
-from tasks.approving import check_founded
 from tasks.release_paths import ReleasePaths
 from tasks.release_steps import PROMOTION, RETURN, Plan, Step, Work, draft, is_of
 from tasks.trails import Scribe
@@ -97,7 +96,7 @@ def rollback(paths: ReleasePaths, version: str, why: str, *, signer: Signer, tag
 @contextmanager
 def _changing(paths: ReleasePaths) -> Iterator[tuple[Scribe, Plan | None]]:
     """Let nobody else change the model in use; give the open trail, and what was begun and not ended."""
-    check_founded(paths.audit)
+    keyring.check_founded(paths.audit)
     versions.check_repository(paths.workspace)
     if not (paths.workspace / ".dvc").is_dir():
         raise DataError(f"{paths.workspace} is no DVC repository, so no model can be versioned in it")

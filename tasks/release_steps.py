@@ -128,6 +128,8 @@ def push(work: Work) -> None:
 def commit(work: Work) -> None:
     """Commit the release, the graph's lock file and the checkpoints, which git then keeps for the log."""
     paths, plan = work.paths, work.plan
+    if versions.is_committed(paths.workspace, paths.champion):
+        return
     kept = [work.folder, paths.champion, paths.audit.founding, paths.audit.checkpoints_dir(FEDERATION_LOG)]
     lock = (work.run or paths.run(paths.federation)).lock_file
     message = f"{releases.name_of(paths.federation)} {plan.version} is in use: {plan.action} {plan.number}"

@@ -80,16 +80,20 @@ def check_repository(folder: Path) -> None:
     _read(folder, "rev-parse", "--verify", "--quiet", "HEAD")
 
 
+def is_committed(folder: Path, path: Path) -> bool:
+    """Say whether a file is committed as it is now."""
+    return not _read(folder, "status", "--porcelain", "--untracked-files=all", "--", str(path.relative_to(folder)))
+
+
 def commit_paths(folder: Path, paths: Sequence[Path], message: str) -> None:
-    """Commit some files and folders as they are now, and nothing else that is staged; nothing if they are committed so.
+    """Commit some files and folders as they are now, and nothing else that is staged.
 
     Raises:
         DataError: git failed, for instance since it does not know whose commit it is.
     """
     named = [str(path.relative_to(folder)) for path in paths]
     _read(folder, "add", "--", *named)
-    if _read(folder, "status", "--porcelain", "--untracked-files=all", "--", *named):
-        _read(folder, "commit", "--quiet", "--message", message, "--", *named)
+    _read(folder, "commit", "--quiet", "--message", message, "--", *named)
 
 
 def last_commit(folder: Path, path: Path) -> str:

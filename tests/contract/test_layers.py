@@ -4,7 +4,23 @@ import ast
 import subprocess
 import sys
 
-PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "run", "audit", "sbom")
+PHASES = (
+    "phantoms",
+    "ingest",
+    "prepare",
+    "federate",
+    "inside",
+    "outside",
+    "report",
+    "compare",
+    "run",
+    "audit",
+    "sbom",
+    "approve",
+    "promote",
+    "rollback",
+    "champion",
+)
 HEAVY = {
     "torch",
     "monai",

@@ -4,14 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 from fedsilo import files
-from fedsilo.audit import trail, verifier
+from fedsilo.audit import founding, trail, verifier
 from fedsilo.audit.events import Decision, Subject
+from fedsilo.audit.founding import Policy
 from fedsilo.evaluation import cases
 from fedsilo.evaluation.metrics import Score
 from flows import approve, champion, promote, rollback
-from tasks import trails
+from tasks import keyring, trails
 from tasks.paths import RunPaths
 from tasks.release_paths import ReleasePaths
 
@@ -148,3 +150,14 @@ def table():
 def copied(template, folder, capsys):
     shutil.copytree(template, folder)
     return Scene(folder, capsys)
+
+
+def found_with_two_approvers(scene):
+    """Found a federation whose models two persons approve and a third promotes."""
+    paths = scene.paths.audit
+    persons = {"ann": ("approver",), "ben": ("approver",), "demo-promoter": ("promoter",), "demo-admin": ("admin",)}
+    entries = [keyring.demo_entry(paths, "server", "Server", ("server",))]
+    entries += [keyring.demo_entry(paths, name, name.title(), roles) for name, roles in persons.items()]
+    created = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    made = founding.draw_up("demo", entries, policy=Policy(1, 2, separate_promoter=True), created=created)
+    founding.write(founding.sign(made, keyring.signer(paths, "demo-admin")), paths.founding)

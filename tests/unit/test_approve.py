@@ -1,17 +1,15 @@
 """`python -m flows.approve`: a yes or no counts if a person who may say it signed it, on the verdict that was given, in time."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
-from fedsilo.audit import approvals, canonical, documents, founding, keys
+from fedsilo.audit import approvals, canonical, documents, keys
 from fedsilo.audit.documents import Approval
-from fedsilo.audit.founding import Policy
 from fedsilo.errors import DataError
 from flows import approve
-from tasks import keyring
-from tests.unit.release_scene import Scene
+from tests.unit.release_scene import Scene, found_with_two_approvers
 
 
 @pytest.fixture
@@ -181,13 +179,19 @@ def test_nobody_approves_where_nobody_founded(tmp_path, scene):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--candidate", "0" * 64], ["--document", "x", "--show"], ["--document", "x", "--key", "y"]]
+    ("options", "reason"),
+    [
+        ([], "expected --candidate"),
+        (["--candidate", "0" * 64], "expected --candidate"),
+        (["--document", "x", "--show"], "--document stands alone"),
+        (["--document", "x", "--key", "y"], "--document stands alone"),
+    ],
 )
-def test_a_command_that_makes_no_sense_is_refused(options, capsys):
+def test_a_command_that_makes_no_sense_is_refused(options, reason, capsys):
     with pytest.raises(SystemExit) as ended:
         approve.main(options)
     assert ended.value.code == 2
-    assert "expected --candidate" in (err := capsys.readouterr().err) or "--document stands alone" in err
+    assert reason in capsys.readouterr().err
 
 
 def test_a_file_that_is_missing_is_named(scene):
@@ -210,14 +214,3 @@ def test_two_persons_if_the_policy_says_so(tmp_path, capsys):
     assert [event.attached["key"] for event in scene.events("approve")] == [
         keys.load(scene.key(name)).key for name in ("ann", "ben")
     ]
-
-
-def found_with_two_approvers(scene):
-    """Found a federation whose models two persons approve and a third promotes."""
-    paths = scene.paths.audit
-    persons = {"ann": ("approver",), "ben": ("approver",), "demo-promoter": ("promoter",), "demo-admin": ("admin",)}
-    entries = [keyring.demo_entry(paths, "server", "Server", ("server",))]
-    entries += [keyring.demo_entry(paths, name, name.title(), roles) for name, roles in persons.items()]
-    created = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    made = founding.draw_up("demo", entries, policy=Policy(1, 2, separate_promoter=True), created=created)
-    founding.write(founding.sign(made, keyring.signer(paths, "demo-admin")), paths.founding)
