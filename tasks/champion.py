@@ -41,8 +41,10 @@ def show(paths: ReleasePaths, signers: Path | None, *, as_json: bool) -> str:
     manifest, where = checked.manifest, verdict.log
     if manifest.model != champion.current:
         raise AuditRefusedError(ARTIFACT, where, event.seq + 1, f"{folder} is of {manifest.model}, in use is {champion.current}")
-    pointer = files.read_json(paths.champion)
+    pointer = files.read_json(paths.champion) if paths.champion.is_file() else {}
     if (pointer.get("version"), pointer.get("model")) != (manifest.version, manifest.model):
+        if paths.journal.is_file():
+            raise DataError(f"{manifest.version} is in use by the trail, but what began has not ended: give that command again")
         raise AuditRefusedError(ARTIFACT, where, event.seq + 1, f"{paths.champion} speaks of {pointer.get('version')}")
     if signers is not None:
         for tag in (releases.version_tag(paths.artifact, manifest.version), _stage_tag(paths, pointer)):

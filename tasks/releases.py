@@ -53,9 +53,11 @@ def models_of(run: RunPaths) -> dict[str, Path]:
     """Find a run's models, by their paths in a release: the global one and the inside models that go with it.
 
     Raises:
-        DataError: A model is missing, or is not the one that the run's record speaks of.
+        DataError: The run is another cohort's; or a model is missing, or is not the one that the run's record speaks of.
     """
     record = files.read_json(run.federation_record)
+    if record.get("cohort") != run.cohort:
+        raise DataError(f"{run.run} is a run of {record.get('cohort')}, not of {run.cohort}")
     known = record.get("model_sha256")
     if not isinstance(known, dict) or "global" not in known:
         raise DataError(f"cannot use {run.federation_record}: it lacks model_sha256")

@@ -186,6 +186,9 @@ class TestWhoMay:
         scene.approve("demo")
         files.write_bytes(scene.folder / "runs/demo/inside/ct-a.safetensors", b"another")
         self.refused(scene, "ct-a.safetensors is missing, or not the model", "demo", "v1.0.0")
+        path = scene.folder / "runs/demo/federation.json"
+        files.write_json(path, {**json.loads(path.read_text()), "cohort": "liver"})
+        self.refused(scene, "demo is a run of liver, not of demo", "demo", "v1.0.0")
 
     @pytest.mark.parametrize("version", ["1.0.0", "v1.0", "v01.0.0", "v1.0.0\n", "../v1.0.0"])
     def test_no_odd_version(self, scene, version):
@@ -258,7 +261,9 @@ class TestAKill:
         done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (9, "")
         assert len(scene.events("promote")) == 1
-        assert scene.champion()[0] == 2  # the trail has it, its files are not in place yet
+        code, _, err = scene.champion()
+        assert code == 2
+        assert "v1.0.0 is in use by the trail, but what began has not ended" in err
 
         self.promoted_once(scene)
 
