@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedsilo import files
@@ -93,31 +94,37 @@ def run(
         The table, which names cases and stays with the run's results; and a line that says what came out.
 
     Raises:
-        AuditRefusedError: This person may not deploy; the table was written, the trail has nothing.
+        AuditRefusedError: This person may not deploy; nothing was done.
         DataError: A model or the site cannot be used.
         OutputError: The table cannot be written.
     """
     paths = ReleasePaths(federation.paths.workspace, federation.roster.name)
+    keyring.check_founded(paths.audit)
     (name, first), (_, second) = model_of(paths, candidate), model_of(paths, champion)
-    rows = compare(federation, site, first, second, device=device)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-    table = files.write_text(federation.paths.run_dir / "shadow" / f"{site}.csv", text.getvalue())
-    known = [float(str(row[2])) for row in rows if row[2]]
-    mean = f"mean Dice {sum(known) / len(known):.4f}" if known else "no organ found"
-    told = f"{mean} between {candidate} and {champion} at {site}, {len({row[0] for row in rows})} cases"
     model, created = trails.hashed(first), trail.utc_now().strftime(TIME_FORMAT)
-    document = documents.sign(Release(paths.federation, SHADOW, name, model, why, created), signer)
     with trails.held(federation.paths, ()) as scribe:
+        server = keyring.signer(paths.audit, SERVER)
         draft = Draft(
             SHADOW,
             Why(champion, why),
             site=site,
             subject=Subject("model", name, after=model),
-            outputs=(trails.artifact(table, table.relative_to(paths.workspace).as_posix()),),
             env=scribe.made_with,
-            decision=Decision("shadow", told, trails.hashed(table)),
-            attached=document,
+            attached=documents.sign(Release(paths.federation, SHADOW, name, model, why, created), signer),
         )
-        scribe.opened.append(draft, keyring.signer(paths.audit, SERVER))
+        scribe.opened.check(draft, server)
+        rows = compare(federation, site, first, second, device=device)
+        table = _write(rows, federation.paths.run_dir / "shadow" / f"{site}.csv")
+        known = [float(str(row[2])) for row in rows if row[2]]
+        mean = f"mean Dice {sum(known) / len(known):.4f}" if known else "no organ found"
+        told = f"{mean} between {candidate} and {champion} at {site}, {len({row[0] for row in rows})} cases"
+        outputs = (trails.artifact(table, table.relative_to(paths.workspace).as_posix()),)
+        decision = Decision("shadow", told, trails.hashed(table))
+        scribe.opened.append(replace(draft, outputs=outputs, decision=decision), server)
     return table, f"{told}: {table}\n"
+
+
+def _write(rows: list[tuple[object, ...]], path: Path) -> Path:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+    return files.write_text(path, text.getvalue())

@@ -40,6 +40,11 @@ def released(copied):
     return copied
 
 
+def read(table):
+    with table.open() as handle:
+        return list(csv.DictReader(handle))
+
+
 def test_a_model_goes_into_use_and_comes_back(released, capsys):
     folder = released.folder
     keys = folder / "keys" / "demo"
@@ -73,16 +78,17 @@ def test_a_model_goes_into_use_and_comes_back(released, capsys):
     told = capsys.readouterr().out
     assert " between demo and v1.1.0 at ct-c, 2 cases: " in told
     table = folder / "runs" / "demo" / "shadow" / "ct-c.csv"
-    rows = list(csv.DictReader(table.open()))
+    rows = read(table)
     assert len(rows) == 2 * 5
     assert all(row["dice"] == "" or 0 <= float(row["dice"]) <= 1 for row in rows)
     (event,) = released.events("deploy.shadow")
     assert (event.subject.name, event.site, event.decision.metrics_ref) == ("demo/global", "ct-c", trails.hashed(table))
     same = ["--candidate", "v1.0.0", "--champion", "demo", "--site", "ct-c", "--why", "it is the same"]
     assert shadow.main(released.arguments(*same, "--key", str(keys / "demo-promoter.pem"))) == 0
-    assert {row["dice"] for row in csv.DictReader(table.open())} <= {"", "1.000000"}
+    assert {row["dice"] for row in read(table)} <= {"", "1.000000"}
     assert shadow.main(released.arguments(*beside, "--key", str(keys / "demo-approver.pem"))) == 1
     assert "is no promoter" in capsys.readouterr().err
+    assert trails.hashed(table) == released.events("deploy.shadow")[-1].decision.metrics_ref
 
     said(rollback.main, "--to", "v1.0.0", "--why", "fails on new scans", "--key", keys / "demo-promoter.pem")
     found = json.loads(said(champion.main, "--json"))
