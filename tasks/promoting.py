@@ -54,14 +54,14 @@ def promote(
         # once there is a release, what was begun goes on without the run, which may have been trained anew
         is_whole = journal is not None and is_of(folder, journal)
         model = releases.read(folder).model if is_whole else trails.hashed(folders.models_of(run)[releases.GLOBAL])
-        if journal is None and folder.exists():
+        begun = _begun(paths, scribe, journal, (PROMOTE, version, model))
+        if begun is None and folder.exists():
             return _released(paths, scribe, version, model)
-        plan = journal or _drawn_up(paths, scribe, PROMOTE, version=version, model=model, why=why, signer=signer)
+        plan = begun or _drawn_up(paths, scribe, PROMOTE, version=version, model=model, why=why, signer=signer)
         work = Work(plan, paths, scribe, tag_key, run, verdict)
-        _check_same(work, PROMOTE, version, model)
         if not work.is_told:
             _check_verdict(work, verdict)
-        _carry_out(work, PROMOTION, new=journal is None)
+        _carry_out(work, PROMOTION, new=begun is None)
     return f"{releases.name_of(paths.federation)} {version} is in use: {model}\n" + _warned(tag_key)
 
 
@@ -80,14 +80,14 @@ def rollback(paths: ReleasePaths, version: str, why: str, *, signer: Signer, tag
             raise DataError(f"there is no release {folder}")
         model = releases.read(folder).model
         champion = scribe.opened.state.champions.get(releases.name_of(paths.federation))
-        if journal is None and champion is not None and champion.current == model:
+        begun = _begun(paths, scribe, journal, (ROLLBACK, version, model))
+        if begun is None and champion is not None and champion.current == model:
             return _released(paths, scribe, version, model)
-        plan = journal or _drawn_up(paths, scribe, ROLLBACK, version=version, model=model, why=why, signer=signer)
+        plan = begun or _drawn_up(paths, scribe, ROLLBACK, version=version, model=model, why=why, signer=signer)
         work = Work(plan, paths, scribe, tag_key)
-        _check_same(work, ROLLBACK, version, model)
         if releases.version_tag(paths.artifact, version) not in versions.tags(paths.workspace, paths.artifact):
             raise DataError(f"there is no tag {releases.version_tag(paths.artifact, version)} in {paths.workspace}")
-        _carry_out(work, RETURN, new=journal is None)
+        _carry_out(work, RETURN, new=begun is None)
         missing = releases.check(folder, scribe.register).missing
     at_sites = f"; at their sites only: {', '.join(missing)}" if missing else ""
     return f"{releases.name_of(paths.federation)} {version} is back in use: {model}{at_sites}\n" + _warned(tag_key)
@@ -123,14 +123,18 @@ def _drawn_up(paths: ReleasePaths, scribe: Scribe, action: str, *, version: str,
     return Plan(action, version, model, champion.current if champion else None, number, created, why, document)
 
 
-def _check_same(work: Work, action: str, version: str, model: str) -> None:
-    """Refuse to begin something while something else has not ended."""
-    plan = work.plan
-    if (plan.action, plan.version, plan.model) != (action, version, model):
+def _begun(paths: ReleasePaths, scribe: Scribe, journal: Plan | None, asked: tuple[str, str, str]) -> Plan | None:
+    """Give what was begun if it is what is asked for; something else must be ended if the trail has it, or is taken back."""
+    if journal is None or (journal.action, journal.version, journal.model) == asked:
+        return journal
+    work = Work(journal, paths, scribe, None)
+    if work.is_told:
         raise DataError(
-            f"{plan.action} of {plan.version}, {plan.model}, has begun and not ended: give that command again first "
-            f"({work.paths.journal})"
+            f"{journal.action} of {journal.version}, {journal.model}, has begun and not ended: give that command again first "
+            f"({paths.journal})"
         )
+    _take_back(work)
+    return None
 
 
 def _check_verdict(work: Work, verdict: Path) -> None:

@@ -297,6 +297,34 @@ class TestAKill:
         assert sorted(scene.tags()) == ["model#prod#1", "model#prod#2", "model#prod#3", "model@v1.0.0", "model@v1.1.0"]
         assert scene.champion_json()["version"] == "v1.0.0"
 
+    def test_what_the_trail_has_not_makes_room_for_something_else(self, scene, monkeypatch):
+        scene.train("demo")
+        scene.train("demo-2")
+        scene.approve("demo")
+        scene.approve("demo-2")
+        with monkeypatch.context() as patched:
+            self.plant(patched, "PROMOTION", 2, broken)
+            with pytest.raises(BrokenError):
+                scene.promote("demo", "v1.0.0")
+
+        assert scene.promote("demo-2", "v1.1.0")[0] == 0
+        assert not scene.paths.folder("v1.0.0").exists()
+        assert scene.promote("demo", "v1.0.0")[0] == 0
+        assert [event.subject.after for event in scene.events("promote")] == [scene.model("demo-2"), scene.model("demo")]
+
+    def test_a_model_that_is_nowhere_does_not_come_back(self, scene):
+        scene.release("demo", "v1.0.0")
+        scene.release("demo-2", "v1.1.0")
+        (scene.paths.folder("v1.0.0") / "global.safetensors").unlink()
+        shutil.rmtree(scene.folder / ".dvc" / "cache")
+        code, _, err = scene.rollback("v1.0.0")
+        assert code == 1
+        assert "global.safetensors is not in DVC's cache here: `dvc pull" in err
+        assert scene.events("rollback") == []
+        scene.train("demo-3")
+        scene.approve("demo-3")
+        assert scene.promote("demo-3", "v1.2.0")[0] == 0
+
     def test_what_was_rejected_meanwhile_is_taken_back(self, scene, monkeypatch):
         scene.train("demo")
         scene.approve("demo")
