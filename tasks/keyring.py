@@ -49,6 +49,16 @@ def founding(paths: AuditPaths, sites: Iterable[str]) -> Founding:
     return foundings.read(paths.founding)
 
 
+def check_founded(paths: AuditPaths) -> None:
+    """Refuse a federation that nobody founded: keys that are made now can approve nothing.
+
+    Raises:
+        DataError: It has no founding.
+    """
+    if not paths.founding.is_file():
+        raise DataError(f"there is no {paths.founding}: nobody has founded the federation {paths.federation}")
+
+
 def signer(paths: AuditPaths, actor: str) -> Signer:
     """Read an actor's private key.
 

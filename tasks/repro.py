@@ -98,7 +98,7 @@ def reproduce(
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     records: dict[str, StageRecord] = {}
     last = ""
-    with _lock(workspace):
+    with held_lock(workspace):
         commit, dirty = versions.commit(workspace)
         command = [sys.executable, "-m", "dvc", "repro", target]
         with leash.hold(command, folder=workspace, environment=environment, output=subprocess.PIPE) as process:
@@ -189,7 +189,7 @@ def check_versioning(workspace: Path, folder: Path, remote: str | None) -> None:
     if not (workspace / ".dvc").is_dir():
         raise ParamsError(f"{workspace} is no DVC repository, so nothing can be versioned; make one or add --no-dvc")
     if remote:
-        there = [line.split()[0] for line in _dvc(workspace, "remote", "list").splitlines() if line.strip()]
+        there = [line.split()[0] for line in run_dvc(workspace, "remote", "list").splitlines() if line.strip()]
         if remote not in there:
             raise ParamsError(f"no DVC remote {remote!r} in {workspace}; there are {', '.join(there) or 'none'}")
 
@@ -210,11 +210,11 @@ def version_folder(workspace: Path, folder: Path, *, remote: str | None) -> Path
         OutputError: The workspace cannot be written.
     """
     tracked = folder.resolve().with_name(f"{folder.name}.dvc")
-    before = _output(tracked).get("remote") if tracked.is_file() else None
-    with _lock(workspace):
-        _dvc(workspace, "add", str(folder.resolve().relative_to(workspace.resolve())))
+    before = output_of(tracked).get("remote") if tracked.is_file() else None
+    with held_lock(workspace):
+        run_dvc(workspace, "add", str(folder.resolve().relative_to(workspace.resolve())))
         tree = sections.read_yaml(tracked)
-        out = {name: value for name, value in _output(tracked).items() if name not in ("remote", "push")}
+        out = {name: value for name, value in output_of(tracked).items() if name not in ("remote", "push")}
         chosen = remote or before
         tree["outs"] = [out | ({"remote": chosen} if chosen else {"push": False})]
         files.write_text(tracked, yaml.safe_dump(tree, sort_keys=False))
@@ -260,16 +260,24 @@ def _is_listed(workspace: Path, path: str, commit: str) -> bool:
         return True
 
 
-def _output(tracked: Path) -> dict[str, object]:
-    """Read the one output of a ``.dvc`` file."""
+def output_of(tracked: Path) -> dict[str, object]:
+    """Read the one output of a ``.dvc`` file.
+
+    Raises:
+        DataError: It has another number of outputs.
+    """
     outs = sections.read_yaml(tracked).get("outs")
     if not isinstance(outs, list) or len(outs) != 1 or not isinstance(outs[0], dict):
         raise DataError(f"cannot use {tracked}: expected one output")
     return outs[0]
 
 
-def _dvc(workspace: Path, *arguments: str) -> str:
-    """Run dvc to its end and return what it wrote."""
+def run_dvc(workspace: Path, *arguments: str) -> str:
+    """Run dvc to its end and return what it wrote.
+
+    Raises:
+        FedsiloError: It failed.
+    """
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)  # noqa: S603  # argv, no shell
     if done.returncode:
@@ -292,8 +300,13 @@ def parse(line: str) -> StageRecord | None:
 
 
 @contextlib.contextmanager
-def _lock(workspace: Path) -> Iterator[None]:
-    """Hold the workspace's lock or refuse."""
+def held_lock(workspace: Path) -> Iterator[None]:
+    """Hold the workspace's lock or refuse.
+
+    Raises:
+        FedsiloError: Another run holds it.
+        OutputError: It cannot be written.
+    """
     lock = FileLock(workspace / LOCK_NAME)
     try:
         lock.acquire(timeout=0)

@@ -1,8 +1,9 @@
-"""Which code, lock files and libraries a run is made with."""
+"""Which code, lock files and libraries a run is made with; commits and tags of releases. Of ours only this module runs git."""
 
 import functools
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -70,6 +71,87 @@ def committed(folder: Path, ref: str, inner: str) -> dict[str, bytes]:
     return contents
 
 
+def check_repository(folder: Path) -> None:
+    """Refuse a folder that is in no git repository with a commit.
+
+    Raises:
+        DataError: It is in none.
+    """
+    _read(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+
+
+def is_committed(folder: Path, path: Path) -> bool:
+    """Say whether a file is committed as it is now."""
+    return not _read(folder, "status", "--porcelain", "--untracked-files=all", "--", str(path.relative_to(folder)))
+
+
+def commit_paths(folder: Path, paths: Sequence[Path], message: str) -> None:
+    """Commit some files and folders as they are now, and nothing else that is staged.
+
+    Raises:
+        DataError: git failed, for instance since it does not know whose commit it is.
+    """
+    named = [str(path.relative_to(folder)) for path in paths]
+    _read(folder, "add", "--", *named)
+    _read(folder, "commit", "--quiet", "--message", message, "--", *named)
+
+
+def last_commit(folder: Path, path: Path) -> str:
+    """Name the last commit that changed a file.
+
+    Raises:
+        DataError: None did.
+    """
+    found = _read(folder, "log", "-1", "--format=%H", "--", str(path.relative_to(folder))).decode().strip()
+    if not found:
+        raise DataError(f"no commit of {folder} has {path}")
+    return found
+
+
+def tags(folder: Path, prefix: str) -> dict[str, str]:
+    """Give the commits of the tags whose names begin so."""
+    form = "--format=%(refname:short) %(if)%(*objectname)%(then)%(*objectname)%(else)%(objectname)%(end)"
+    lines = _read(folder, "for-each-ref", form, "refs/tags").decode().splitlines()
+    return {name: found for name, found in (line.split(" ") for line in lines) if name.startswith(prefix)}
+
+
+def tag(folder: Path, name: str, target: str, message: str, *, key: Path | None) -> None:
+    """Make an annotated tag, signed if there is an ssh key; one that is there at the same commit stays.
+
+    Args:
+        folder: In a repository.
+        name: Of the tag.
+        target: Commit that it names.
+        message: Of the tag.
+        key: Private ssh-ed25519 key.
+
+    Raises:
+        DataError: There is a tag of this name at another commit, or git failed.
+    """
+    there = tags(folder, name).get(name)
+    if there == target:
+        return
+    if there is not None:
+        raise DataError(f"the tag {name} is at commit {there} already, not at {target}")
+    options = ["-c", "gpg.format=ssh", "-c", f"user.signingkey={key.resolve()}"] if key else ["-c", "tag.gpgSign=false"]
+    _read(folder, *options, "tag", "--sign" if key else "--annotate", "--message", message, name, target)
+
+
+def check_tag(folder: Path, name: str, signers: Path) -> None:
+    """Verify the signature of a tag.
+
+    Args:
+        folder: In a repository.
+        name: Of the tag.
+        signers: Who may sign: a file as `ssh-keygen` reads it (ALLOWED SIGNERS).
+
+    Raises:
+        DataError: There is none, or its signature is of nobody in the file.
+    """
+    options = ["-c", "gpg.format=ssh", "-c", f"gpg.ssh.allowedSignersFile={signers.resolve()}"]
+    _read(folder, *options, "verify-tag", name)
+
+
 @functools.cache
 def _code() -> tuple[str | None, bool]:
     """Ask git once a process."""
@@ -94,5 +176,6 @@ def _read(folder: Path, *arguments: str, content: bytes = b"") -> bytes:
         raise DataError(f"cannot run git in {folder}: {error.strerror or error}") from None
     if done.returncode:
         reason = " ".join(done.stderr.decode(errors="replace").split()) or f"there is no {arguments[-1]}"
-        raise DataError(f"git {arguments[0]} in {folder} failed: {reason}")
+        command = next(part for part in arguments if part != "-c" and "=" not in part)
+        raise DataError(f"git {command} in {folder} failed: {reason}")
     return done.stdout

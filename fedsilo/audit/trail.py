@@ -102,6 +102,20 @@ class Trail:
             self._take(line, state)
         return event
 
+    def check(self, draft: Draft, signer: Signer) -> Event:
+        """Check an event as :meth:`append` would now, and write nothing.
+
+        Raises:
+            AuditRefusedError: The event would be refused, or a line before it is.
+            DataError: A value has no canonical form.
+            OutputError: The clock stands too far behind, or the file cannot be read.
+        """
+        with self._held() as handle:
+            self._catch_up(handle)
+            event = self._complete(draft, signer)
+            self._replay.try_line(canonical.dumps(forms.plain(event)))
+        return event
+
     def checkpoint(self, signer: Signer) -> Checkpoint:
         """Verify the whole log with the checkpoints that are there, then state its size and root and store that.
 

@@ -4,7 +4,24 @@ import ast
 import subprocess
 import sys
 
-PHASES = ("phantoms", "ingest", "prepare", "federate", "inside", "outside", "report", "compare", "gate", "run", "audit", "sbom")
+PHASES = (
+    "phantoms",
+    "ingest",
+    "prepare",
+    "federate",
+    "inside",
+    "outside",
+    "report",
+    "compare",
+    "run",
+    "audit",
+    "sbom",
+    "approve",
+    "promote",
+    "rollback",
+    "champion",
+    "gate",
+)
 HEAVY = {
     "torch",
     "monai",

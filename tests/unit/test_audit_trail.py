@@ -78,6 +78,16 @@ class TestAppending:
 
         assert log.path.read_bytes() == before
 
+    def test_what_is_checked_only_is_refused_as_it_would_be_and_not_written(self, log):
+        before = log.path.read_bytes()
+        event = log.check(INCIDENT, tale.signer("server"))
+        with pytest.raises(AuditRefusedError, match="not-authorised"):
+            log.check(Draft("promote", WHY, subject=tale.model("m")), tale.signer("server"))
+
+        assert (event.kind, event.seq) == (INCIDENT.kind, 2)
+        assert log.path.read_bytes() == before
+        assert log.append(INCIDENT, tale.signer("server")).seq == 2  # nothing of it is remembered
+
     def test_a_log_that_is_not_there_is_not_begun_unasked(self, folder, setting, clock):
         with pytest.raises(OutputError, match="No such file"):
             open_log(folder, setting, clock)
