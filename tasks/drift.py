@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from tasks.scoring import Predictor
 
 RULE = "drift"
-REFERENCE = "reference"
+REFERENCE, NONE = "reference", "none"
+"""Verdicts of events without a report."""
+NOTHING_NEW = "no new case since the last window"
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,18 @@ def remember(site: str, watch: Watch) -> Path:
 
 @task(name="look for drift", task_run_name="{site}: look for drift", cache_policy=NO_CACHE, persist_result=False)
 def look(site: str, watch: Watch) -> Path | None:
-    """Compare a site's new cases with its reference and tell the trail; None if it has no new case since the last window."""
+    """Compare a site's new cases with its reference and tell the trail; without a new case there is no report, and None."""
     path = workers.run(look_site, site=site, watch=watch)
+    scribe = trails.scribe(watch.federation.audit)
+    subject = Subject("dataset", _dataset(watch, site), after=trails.hashed(_listed(watch, site)))
     if path is None:
-        get_run_logger().info("%s: no new case since the last window", site)
+        scribe.append("drift.report", NOTHING_NEW, actor=site, site=site, subject=subject, decision=Decision(RULE, NONE))
+        get_run_logger().info("%s: %s", site, NOTHING_NEW)
         return None
     from fedsilo.evaluation import drift_reports
 
     told = drift_reports.read(path)
-    scribe = trails.scribe(watch.federation.audit)
     decision = Decision(RULE, told.verdict, trails.hashed(path))
-    subject = Subject("dataset", _dataset(watch, site), after=trails.hashed(_listed(watch, site)))
     outputs = [trails.artifact(path, path.relative_to(watch.federation.paths.workspace).as_posix())]
     text = f"window {told.window}: {told.num_window} new cases beside {told.num_reference}"
     scribe.append("drift.report", text, actor=site, site=site, subject=subject, outputs=outputs, decision=decision)

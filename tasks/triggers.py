@@ -14,7 +14,7 @@ from fedsilo.audit.events import Decision
 from fedsilo.cohort.roster import Roster
 from fedsilo.errors import DataError
 from fedsilo.trigger_params import TriggerPolicy
-from tasks import repro, trails
+from tasks import trails, versioned
 from tasks.drift_paths import DriftPaths
 from tasks.paths import RunPaths
 
@@ -62,9 +62,9 @@ def decide(question: Question) -> Path:
         now=datetime.now(UTC),
         champion_since=_time(promoted[-1]) if promoted else None,
         last_retrained=_time(retrained[-1]) if retrained else None,
-        news=tuple(news_of(question, site, question.champion or _commit(promoted)) for site in sites),
+        news=tuple(news_of(question, site, question.champion or champion_commit(promoted)) for site in sites),
         reports=tuple(drift_reports.read(path) for path in reports),
-        decay=_decay(question, sites),
+        decay=audited_scores(question, sites),
         manual=question.manual,
         upstream=question.upstream,
     )
@@ -113,7 +113,7 @@ def news_of(question: Question, site: str, commit: str) -> News:
     known: set[str] = set()
     if commit:
         inner = path.relative_to(question.paths.workspace).as_posix()
-        content = repro.read_at(question.paths.workspace, inner, commit)
+        content = versioned.read_at(question.paths.workspace, inner, commit)
         if content is not None:
             kept = files.write_bytes(question.paths.checkpoints_dir / "retrain" / site / "manifest.csv", content)
             known = {row.content_hash for row in manifest.read(kept)}
@@ -132,7 +132,7 @@ def verdict_of(path: Path) -> str:
     return str(decision["verdict"])
 
 
-def _decay(question: Question, sites: list[str]) -> tuple[Decay, ...]:
+def audited_scores(question: Question, sites: list[str]) -> tuple[Decay, ...]:
     """Sum up the scores of labelled cases in use, by site: {site: {"mean", "deviation", "scores"}}."""
     from fedsilo.evaluation import triggers
 
@@ -150,7 +150,7 @@ def _decay(question: Question, sites: list[str]) -> tuple[Decay, ...]:
     return tuple(found)
 
 
-def _commit(promoted: list[Event]) -> str:
+def champion_commit(promoted: list[Event]) -> str:
     """Name the commit of the champion that the trail knows; empty without one."""
     if not promoted:
         return ""

@@ -49,8 +49,10 @@ def test_new_cases_are_compared_once_and_only_statistics_are_told(watched, capsy
 
     told = watched.events("drift.report")
     assert [event.decision.verdict for event in told[:2]] == ["reference", "reference"]
-    assert sorted(event.site for event in told[2:]) == list(SITES), "the second run had no new case to tell of"
-    for event in told[2:]:
+    assert sorted(event.site for event in told[2:4]) == list(SITES)
+    assert [event.decision.verdict for event in told[4:]] == ["none", "none"], "the second run had no new case to tell of"
+    assert [event.outputs for event in told[4:]] == [(), ()]
+    for event in told[2:4]:
         report = drift_reports.read(report_of(watched, event.site))
         assert (report.window, report.num_reference, report.num_window) == (1, 6, 5)
         assert (event.decision.verdict, event.actor) == (report.verdict, event.site)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fedsilo.errors import DataError
-from tasks import repro
+from tasks import versioned
 
 MANIFEST = "data/prepared/demo/ct-a/manifest.csv"
 STAGE = {
@@ -42,22 +42,22 @@ def made(tmp_path_factory):
 def test_each_commit_has_its_version(made):
     folder, (old, new) = made
 
-    assert repro.read_at(folder, MANIFEST, old) == b"old"
-    assert repro.read_at(folder, MANIFEST, new) == b"new"
-    assert repro.read_at(folder, "source", old) == b"old"
+    assert versioned.read_at(folder, MANIFEST, old) == b"old"
+    assert versioned.read_at(folder, MANIFEST, new) == b"new"
+    assert versioned.read_at(folder, "source", old) == b"old"
     assert (folder / MANIFEST).read_text() == "new", "the workspace stays as it is"
 
 
 def test_what_was_not_there_is_none(made):
     folder, (old, _) = made
 
-    assert repro.read_at(folder, "data/prepared/demo/ct-z/manifest.csv", old) is None
+    assert versioned.read_at(folder, "data/prepared/demo/ct-z/manifest.csv", old) is None
 
 
 @pytest.mark.parametrize("commit", ["no-such-tag", "-x"])
 def test_a_commit_that_is_not_there_is_said(made, commit):
     with pytest.raises(DataError, match="as it was at"):
-        repro.read_at(made[0], MANIFEST, commit)
+        versioned.read_at(made[0], MANIFEST, commit)
 
 
 @pytest.mark.parametrize("lost", ["cache", "all"])
@@ -70,4 +70,4 @@ def test_a_cache_that_lost_it_is_an_error_and_not_a_site_without_cases(made, tmp
         shutil.rmtree(copy / "data")
 
     with pytest.raises(DataError, match="as it was at"):
-        repro.read_at(copy, MANIFEST, old)
+        versioned.read_at(copy, MANIFEST, old)
