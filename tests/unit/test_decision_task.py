@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from fedsilo import trigger_params
 from fedsilo.audit.events import Environment, Event, Why
 from fedsilo.cohort import manifest
 from fedsilo.cohort.manifest import ManifestRow
 from fedsilo.errors import DataError
+from fedsilo.evaluation import pccp
 from fedsilo.evaluation.triggers import Decay, News
 from tasks import triggers, versioned
 from tasks.paths import RunPaths
@@ -29,7 +29,7 @@ def rows(*contents):
 @pytest.fixture
 def question(repository, tmp_path):
     """A site with three cases."""
-    made = Question(raw_site.roster("inside"), RunPaths(tmp_path, "tiny", "tiny"), trigger_params.load(repository / "pccp.yaml"))
+    made = Question(raw_site.roster("inside"), RunPaths(tmp_path, "tiny", "tiny"), pccp.load(repository / "pccp.yaml").triggers)
     manifest.write(rows("a", "b", "c"), made.paths.prepared_site("site-a") / "manifest.csv")
     return made
 

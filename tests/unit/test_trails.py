@@ -201,3 +201,13 @@ def test_a_torn_line_stops_the_phase_and_says_what_to_do(run):
 
 def test_without_a_phase_there_is_no_trail_to_speak_of(tmp_path):
     assert "none yet" in trails.summary(tmp_path, "demo")
+
+
+def test_events_of_some_kinds_are_listed_in_order(run):
+    with trails.held(run, []) as scribe:
+        for text in ("one", "two"):
+            scribe.append("incident", text)
+        scribe.append("incident", 'not "event":"log.open"')
+
+        assert [event.why.text for event in scribe.events("incident")][:2] == ["one", "two"]
+        assert [event.kind for event in scribe.events("log.open", "promote")] == ["log.open"]
