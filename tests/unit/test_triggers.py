@@ -173,7 +173,7 @@ class TestRefusals:
             ("alpha", 0.001, "999 permutations cannot bring p down to 0.001"),
             ("alpha", 0.7, "drift.alpha"),
             ("fewest", 4, "drift.fewest"),
-            ("alarm", 1, "unknown key drift.alarm"),
+            ("alarm", 1, "unknown key triggers.drift.alarm"),
         ],
     )
     def test_a_policy_that_cannot_be(self, repository, tmp_path, key, value, message):
