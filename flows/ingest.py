@@ -32,6 +32,12 @@ def ingest_site(ingestion: Ingestion) -> None:
     ingest.finish(ingestion)
 
 
+@flow(name="announce", flow_run_name="announce {site}", persist_result=False)
+def announce(url: str, cohort: str, site: str) -> None:
+    """Tell a server that a site's data are there, versioned: retraining may start."""
+    arrivals.announce(url, cohort, site)
+
+
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     made = argparse.ArgumentParser(description=DESCRIPTION)
@@ -103,7 +109,7 @@ def body(options: argparse.Namespace) -> None:
             sys.stdout.write(f"versioned: commit {tracked}\n")
         url = os.environ.get("PREFECT_API_URL") or server.find()
         if url:  # a server that ends with this command would start nothing
-            arrivals.announce(url, vocabulary.name, options.site)
+            announce(url, vocabulary.name, options.site)
     sys.stdout.write(ingest.line(ingestion, options.workspace / rosters.data_root(vocabulary, params)))
 
 

@@ -1,8 +1,5 @@
 """A run that fails is told of: which, and how it ended; never what the fault said. Timeouts end it; only sending is retried."""
 
-import http.server
-import json
-import threading
 import time
 
 import pytest
@@ -12,34 +9,6 @@ from serving import processes_with
 
 from flows import notices
 from tasks import arrivals
-
-
-@pytest.fixture
-def inbox():
-    """A server that keeps what it is sent, and refuses as many requests as it is told to."""
-    received, refusing = [], [0]
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(404)  # it has no tokens against forged requests, as a server that does not use them
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            refusing[0] -= 1
-            self.send_response(500 if refusing[0] >= 0 else 204)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            received.append(json.loads(body))
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{served.server_port}", received, refusing
-        served.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -92,11 +61,16 @@ def test_a_run_that_takes_too_long_is_ended_with_all_it_started(block, tmp_path,
     assert ours == []
 
 
+@flow(name="announcing")
+def announcing(url):
+    arrivals.announce.with_options(retry_delay_seconds=0.1)(url, "liver", "ct-a")
+
+
 def test_an_announcement_is_repeated_until_it_arrives(prefect_backend, inbox):
     url, received, refusing = inbox
     refusing[0] = 2
 
-    arrivals.announce.with_options(retry_delay_seconds=0.1)(url, "liver", "ct-a")
+    announcing(url)
 
     assert len(received) == 3
     assert received[-1][0]["event"] == "fedsilo.data.accepted"
@@ -110,7 +84,7 @@ def test_an_announcement_that_never_arrives_fails(prefect_backend, inbox):
     refusing[0] = 99
 
     with pytest.raises(PrefectHTTPStatusError):
-        arrivals.announce.with_options(retry_delay_seconds=0.1)(url, "liver", "ct-a")
+        announcing(url)
 
     assert len(received) == 1 + arrivals.RETRIES
 
