@@ -116,7 +116,7 @@ def test_what_changed_in_params_metrics_and_plots(work):
     work.set_rounds(2)
     work.dvc("repro")
 
-    assert work.json("params", "diff") == {"params.yaml": {"federate.rounds": {"old": 3, "new": 2}}}
+    assert work.json("params", "diff") == {"params.yaml": {"federate.rounds": {"old": 3, "new": 2, "diff": -1}}}
     changed = work.json("metrics", "diff")["reports/metrics.json"]["dice"]
     assert changed == {"old": 0.875, "new": 0.75, "diff": -0.125}
     shown = json.loads(work.dvc("plots", "diff", "--show-vega", "HEAD", "--targets", "reports/training.csv"))
@@ -137,14 +137,12 @@ def test_an_experiment_is_run_shown_and_compared(work):
 
 
 def test_a_grid_is_queued_and_run(work):
-    work.dvc("exp", "run", "--queue", "--set-param", "federate.rounds=1,2", "--set-param", "seed=42,43")
+    work.dvc("exp", "run", "--queue", "--set-param", "federate.rounds=1,2", "--set-param", "seed=43")
     work.dvc("exp", "run", "--run-all")
 
     table = list(csv.DictReader(io.StringIO(work.dvc("exp", "show", "--csv"))))
-    found = {
-        (row["federate.rounds"], row["seed"], row["dice"]) for row in table if row["State"] == "Success" or row["Experiment"]
-    }
-    assert {("1", "42", "0.5"), ("1", "43", "0.5"), ("2", "42", "0.75"), ("2", "43", "0.75")} <= found
+    found = {(row["federate.rounds"], row["seed"], row["dice"]) for row in table}
+    assert {("1", "43", "0.5"), ("2", "43", "0.75")} <= found
     assert work.json("status") == {}, "the workspace is as it was"
 
 
