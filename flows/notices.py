@@ -3,6 +3,8 @@
 Set the Prefect variable ``fedsilo-notify`` to the slug of a notification block, such as ``slack-webhook/fedsilo``.
 """
 
+import asyncio
+import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,8 @@ def tell(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> No
     Raises:
         TypeError: The block sends no notifications.
     """
-    from prefect.blocks import notifications
+    import prefect.blocks.notifications  # noqa: F401  # makes Prefect's own blocks known by their slugs
+    from prefect.blocks.abstract import NotificationBlock
     from prefect.blocks.core import Block
 
     text = f"{flow.name} {flow_run.id}: {state.name}"
@@ -34,6 +37,8 @@ def tell(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> No
     if not slug:
         return
     block: object = Block.load(str(slug))
-    if not isinstance(block, notifications.NotificationBlock):
+    if not isinstance(block, NotificationBlock):
         raise TypeError(f"{slug} sends no notifications")
-    block.notify(body=text, subject=f"fedsilo: {state.name}")
+    sending: object = block.notify(body=text, subject=f"fedsilo: {state.name}")
+    if inspect.iscoroutine(sending):  # of blocks that others wrote; Prefect's own have sent it by now
+        asyncio.run(sending)
