@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run study test lint ui chaos bench sbom clean
+.PHONY: help run study test lint ui serve chaos bench sbom clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
 
@@ -24,6 +24,9 @@ lint: $(INSTALLED)  ## style, types and layers
 
 ui: $(INSTALLED)  ## Prefect's server and UI in the foreground: make ui PORT=4200
 	@$(BIN)/python -m flows.server --port $(PORT)
+
+serve: $(INSTALLED)  ## Prefect's server and UI, and every deployment of prefect.yaml: make serve PORT=4200
+	@$(BIN)/python -m flows.serve --port $(PORT)
 
 chaos: $(INSTALLED)  ## kill phases at random moments and compare the results; about half an hour
 	@$(BIN)/python tests/chaos.py

@@ -28,6 +28,7 @@ class RuntimeParams(Section):
 
     parallel_sites: Count = Field(description="sites that train at the same time, each in a process of its own")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: one CUDA device a site if there are any")
+    device_slots: bool = Field(description="take a device's slot for each job: a global concurrency limit of Prefect")
     amp: bool = Field(description="autocast to bfloat16 on CUDA; never on CPU")
 
 

@@ -35,7 +35,7 @@ def body(run: cli.Run, options: Namespace) -> None:
     runtime = run.params.runtime
     with (
         locks.hold_folder(run.paths.checkpoints_dir),
-        workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS),
+        workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS, shared=runtime.device_slots),
         trails.held(run.paths, comparison.sites),
     ):
         compare_runs(comparison)

@@ -24,7 +24,7 @@ def assembled(run: cli.Run, *, preload: Sequence[str] = workers.NETWORKS) -> Ite
     with ExitStack() as held:
         for federation in federations:
             held.enter_context(locks.hold_folder(federation.paths.checkpoints_dir))
-        held.enter_context(workers.pool(runtime.parallel_sites, runtime.device, preload=preload))
+        held.enter_context(workers.pool(runtime.parallel_sites, runtime.device, preload=preload, shared=runtime.device_slots))
         signing = {*federations[0].sites, *(site.name for site in run.roster.sites)}
         held.enter_context(trails.held(federations[0].paths, signing))
         yield federations

@@ -1,6 +1,7 @@
 """Import one hospital's export as a site of a cohort: any layout in, de-identified nnU-Net raw layout out, versioned by DVC."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from fedsilo import names
 from fedsilo import params as params_module
 from fedsilo.cohort import roster as rosters
 from fedsilo.errors import ParamsError
-from flows import cli, environment
-from tasks import ingest, locks, paths, repro, workers
+from flows import cli, environment, server
+from tasks import arrivals, ingest, locks, paths, repro, workers
 from tasks.ingest import Ingestion, Request
 
 DESCRIPTION = __doc__
@@ -29,6 +30,12 @@ def ingest_site(ingestion: Ingestion) -> None:
     ingest.survey(ingestion)
     ingest.convert.map(ingest.names(ingestion), unmapped(ingestion)).result()
     ingest.finish(ingestion)
+
+
+@flow(name="announce", flow_run_name="announce {site}", persist_result=False)
+def announce(url: str, cohort: str, site: str) -> None:
+    """Tell a server that a site's data are there, versioned: retraining may start."""
+    arrivals.announce(url, cohort, site)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,6 +107,9 @@ def body(options: argparse.Namespace) -> None:
         if not options.no_dvc:
             tracked = repro.version_folder(options.workspace, folder, remote=options.remote)
             sys.stdout.write(f"versioned: commit {tracked}\n")
+        url = os.environ.get("PREFECT_API_URL") or server.find()
+        if url:  # a server that ends with this command would start nothing
+            announce(url, vocabulary.name, options.site)
     sys.stdout.write(ingest.line(ingestion, options.workspace / rosters.data_root(vocabulary, params)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import cli
+from flows import cli, notices
 from tasks import repro
 from tasks.paths import OUTER_RUN
 from tasks.repro import Reproduction
@@ -19,7 +19,14 @@ def _name() -> str:
     return f"retrain {parameters.get('study') or parameters['cohort']}"
 
 
-@flow(name="retrain", flow_run_name=_name, persist_result=False)
+@flow(
+    name="retrain",
+    flow_run_name=_name,
+    timeout_seconds=notices.LONGEST_SECONDS,
+    on_failure=[notices.tell],
+    on_crashed=[notices.tell],
+    persist_result=False,
+)
 def retrain(cohort: str = "demo", workspace: str = ".", study: str | None = None) -> Reproduction:
     """Run ``dvc repro`` for one cohort or study under the workspace's lock and say what was executed, restored or skipped.
 

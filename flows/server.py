@@ -125,8 +125,7 @@ def _serve_ui(port: int) -> None:
     if present:
         sys.stdout.write(f"A server of this project runs already; its UI is at {page(present)}\n")
         return
-    if not _is_free(port):
-        raise FedsiloError(f"port {port} of {HOST} is taken; choose another: make ui PORT={port + 1}")
+    require_free(port, "make ui")
     with running(port) as url, contextlib.suppress(KeyboardInterrupt):
         sys.stdout.write(
             f"Prefect's UI is at {page(url)} (Ctrl-C stops it).\n"
@@ -136,6 +135,16 @@ def _serve_ui(port: int) -> None:
         sys.stdout.flush()
         while healthy(port):
             time.sleep(WATCH_SECONDS)
+
+
+def require_free(port: int, command: str) -> None:
+    """Refuse a port that another process listens on.
+
+    Raises:
+        FedsiloError: It is taken; says how to choose another.
+    """
+    if not _is_free(port):
+        raise FedsiloError(f"port {port} of {HOST} is taken; choose another: {command} PORT={port + 1}")
 
 
 def _is_free(port: int) -> bool:

@@ -19,6 +19,7 @@ from fedsilo.audit.state import Setting
 from fedsilo.audit.trail import Trail
 from fedsilo.audit.verifier import Replay, Verdict
 from fedsilo.errors import DataError
+from tasks.paths import AuditPaths
 
 FORMATS = {"csv": exports.table, "prov": exports.prov, "openlineage": exports.openlineage}
 
@@ -54,6 +55,12 @@ class Books:
     checkpoints: Path
     federation_log: Path
     federation_checkpoints: Path
+
+    @classmethod
+    def of_federation(cls, paths: AuditPaths) -> "Books":
+        """Name the books of a federation's own log, where they lie unless they are kept elsewhere."""
+        log, kept = paths.log(FEDERATION_LOG), paths.checkpoints_dir(FEDERATION_LOG)
+        return cls(log, paths.founding, kept, federation_log=log, federation_checkpoints=kept)
 
     def setting(self) -> Setting:
         """Read the keys that the log is checked against.

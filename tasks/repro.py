@@ -166,6 +166,16 @@ def target_of(workspace: Path, cohort: str) -> str:
     return f"{listing.relative_to(workspace)}:report@{cohort}"
 
 
+def stage_target(workspace: Path, cohort: str, stage: str) -> str:
+    """Name one stage of a cohort; dvc refuses one that is not there.
+
+    Raises:
+        ParamsError: ``cohorts/dvc.yaml`` does not list the cohort.
+    """
+    target = target_of(workspace, cohort)
+    return f"{target}:{stage}" if cohort == EMBEDDED else f"{target.partition(':')[0]}:{stage}@{cohort}"
+
+
 def study_target(workspace: Path, study: str) -> str:
     """Name what ``dvc repro`` has to reproduce for a study: the whole of its dvc.yaml.
 

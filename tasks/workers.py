@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from fedsilo.errors import DeadlineError, FedsiloError, LostError
+from tasks import slots
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -34,12 +35,13 @@ STOP_SECONDS = 10
 
 @dataclass
 class _Worker:
-    """One child: its process, the pipe for jobs, the pipe whose end of file tells it that we died, and its device."""
+    """One child: its process, the pipe for jobs, the pipe whose end of file tells it that we died, its device and the slot."""
 
     process: BaseProcess
     jobs: Connection
     lifeline: Connection
     device: str = "cpu"
+    slot: str | None = None
 
 
 class _GoneError(Exception):
@@ -54,13 +56,14 @@ class _GoneError(Exception):
 class Pool:
     """Children that take jobs one at a time."""
 
-    def __init__(self, parallel_sites: int, device: str, preload: Sequence[str]) -> None:
+    def __init__(self, parallel_sites: int, device: str, preload: Sequence[str], *, shared: bool) -> None:
         """Start a child a device, in a thread: the fork server imports while the flow opens its run."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = "1"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
         self._preload = tuple(preload)
+        self._shared = shared
         self._context = multiprocessing.get_context("forkserver")
         self._workers: list[_Worker] = []
         self._free: queue.Queue[_Worker | Exception] = queue.Queue()
@@ -86,7 +89,8 @@ class Pool:
             self._free.put(worker)
             raise worker
         try:
-            return _answer(worker, function, {**kwargs, "device": worker.device}, deadline_seconds)
+            with slots.hold(worker.slot):
+                return _answer(worker, function, {**kwargs, "device": worker.device}, deadline_seconds)
         except _GoneError as error:
             worker = self._replace(worker)
             raise error.reason from error
@@ -129,7 +133,7 @@ class Pool:
                     raise FedsiloError("runtime.device is cuda, but torch finds no CUDA device")
             for index, name in enumerate(devices):
                 worker = self._child(context) if index else first
-                worker.device = name
+                worker.device, worker.slot = name, slots.name(index) if self._shared else None
                 self._free.put(worker)
         except Exception as error:  # raised by run and check
             self._failure = error.reason if isinstance(error, _GoneError) else error
@@ -143,7 +147,7 @@ class Pool:
         lost.lifeline.close()
         self._workers.remove(lost)
         worker = self._child(self._context)
-        worker.device = lost.device
+        worker.device, worker.slot = lost.device, lost.slot
         return worker
 
     def _child(self, context: "ForkServerContext") -> _Worker:
@@ -189,18 +193,19 @@ _open: list[Pool] = []
 
 
 @contextlib.contextmanager
-def pool(parallel_sites: int, device: str, *, preload: Sequence[str]) -> Iterator[Pool]:
+def pool(parallel_sites: int, device: str, *, preload: Sequence[str], shared: bool = False) -> Iterator[Pool]:
     """Hold a pool open for ``run``.
 
     Args:
         parallel_sites: Jobs at the same time; at most one a CUDA device.
         device: ``auto``, ``cpu`` or ``cuda``.
         preload: Modules that every job needs, imported once; without ``torch`` no job may use it.
+        shared: Other runs use the devices too: each job holds its device's slot, and waits for it.
 
     Raises:
         FedsiloError: ``device`` is ``cuda`` and there is none.
     """
-    opened = Pool(parallel_sites, device, preload)
+    opened = Pool(parallel_sites, device, preload, shared=shared)
     _open.append(opened)
     try:
         if device == "cuda":

@@ -1,6 +1,9 @@
 """Tiny runs of the whole pipeline, in a folder of their own, against the session's one Prefect backend."""
 
+import http.server
+import json
 import multiprocessing
+import threading
 from multiprocessing import forkserver
 
 import pytest
@@ -37,3 +40,31 @@ def copied(prepared, tmp_path):
 def make_workspace():
     """Make a workspace with tiny params in a folder, for some number of parallel sites."""
     return workspace
+
+
+@pytest.fixture
+def inbox():
+    """A server that keeps what it is sent, and refuses as many requests as it is told to."""
+    received, refusing = [], [0]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)  # it has no tokens against forged requests, as a server that does not use them
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            refusing[0] -= 1
+            self.send_response(500 if refusing[0] >= 0 else 204)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            received.append(json.loads(body))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}", received, refusing
+        served.shutdown()
+        thread.join()

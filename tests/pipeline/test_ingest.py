@@ -1,5 +1,7 @@
 """Two hospitals' exports become sites of a cohort through the command, and the cohort is prepared from them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,19 @@ def test_an_unknown_organ_stops_before_anything_is_written(cohort, tmp_path, pre
     assert "by the name of label 1; nearest: liver" in told
     assert "livr" not in told
     assert not (cohort.folder / "data").exists()
+
+
+def test_a_server_is_told_of_a_site_once_it_is_versioned(cohort, inbox, tmp_path, prefect_backend, monkeypatch):
+    url, received, _ = inbox
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=cohort.folder, check=True, capture_output=True)
+    source = raw_source.msd(tmp_path / SECRET / "msd", 2, shift=100)
+    monkeypatch.setenv("PREFECT_API_URL", url)
+
+    assert ingest.main([str(source), "--site", "mr", *cohort.arguments()]) == 0
+
+    assert (cohort.folder / "data/raw/two/mr.dvc").is_file()
+    ((event,),) = received
+    assert event["event"] == "fedsilo.data.accepted"
+    assert (event["resource"]["prefect.resource.id"], event["payload"]) == ("fedsilo.site.two.mr", {"cohort": "two"})
+    assert not [canary for canary in raw_source.CANARIES if canary in str(event)]

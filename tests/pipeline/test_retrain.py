@@ -1,6 +1,5 @@
 """The scheduled flow: the same as dvc repro by hand, once, under a lock, and visible."""
 
-import inspect
 import shutil
 import subprocess
 import sys
@@ -135,21 +134,6 @@ def test_a_cohort_and_a_study_at_once_are_refused(capsys):
         run.main(["--cohort", "liver", "--study", "fedgin"])
     assert ended.value.code == 2
     assert "not allowed with argument" in capsys.readouterr().err
-
-
-def test_the_deployment_fits_the_flow(repository):
-    from prefect.client.schemas.schedules import CronSchedule
-
-    from flows import retrain
-
-    (deployment,) = yaml.safe_load((repository / "prefect.yaml").read_text())["deployments"]
-    path, _, function = deployment["entrypoint"].partition(":")
-    (schedule,) = deployment["schedules"]
-
-    assert (repository / path).samefile(inspect.getfile(retrain))
-    inspect.signature(getattr(retrain, function).fn).bind(**deployment["parameters"])
-    CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
-    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
 
 @pytest.mark.parametrize(("outer", "worn"), [("none-1234", ["repro:none-1234"]), ("", [])])

@@ -1,0 +1,102 @@
+"""A run that fails is told of: which, and how it ended; never what the fault said. Timeouts end it; only sending is retried."""
+
+import time
+
+import pytest
+import serving
+from prefect import Task, flow
+from serving import processes_with
+
+from flows import notices
+from tasks import arrivals
+
+
+@pytest.fixture
+def block(prefect_backend, inbox):
+    """A notification block that sends to the inbox, named by the variable."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+    from prefect.variables import Variable
+
+    made = CustomWebhookNotificationBlock(name="inbox", url=inbox[0], json_data={"text": "{{body}}", "title": "{{subject}}"})
+    made.save("fedsilo-test", overwrite=True)
+    Variable.set(notices.VARIABLE, "custom-webhook/fedsilo-test", overwrite=True)
+    yield inbox[1]
+    Variable.unset(notices.VARIABLE)
+
+
+def failing(message):
+    @flow(name="failing", on_failure=[notices.tell])
+    def fails():
+        raise ValueError(message)
+
+    return fails(return_state=True)
+
+
+def test_a_failed_run_is_told_of_without_what_the_fault_said(block):
+    state = failing("patient 4711 has no liver")
+
+    assert block == [{"text": f"failing {state.state_details.flow_run_id}: Failed", "title": "fedsilo: Failed"}]
+
+
+def test_without_a_block_a_failed_run_is_logged(prefect_backend, inbox, caplog):
+    state = failing("patient 4711 has no liver")
+
+    assert f"failing {state.state_details.flow_run_id}: Failed" in caplog.messages
+    assert inbox[1] == []
+
+
+def test_a_run_that_takes_too_long_is_ended_with_all_it_started(block, tmp_path, monkeypatch):
+    from flows.retrain import retrain
+
+    monkeypatch.setenv("FEDSILO_TEST_MARK", str(tmp_path))
+    workspace = serving.small_workspace(tmp_path / "slow", seconds=300)
+    began = time.monotonic()
+
+    # long enough for a busy machine to be at the stage: a request that a timeout interrupts leaves its socket open
+    state = retrain.with_options(timeout_seconds=20)("demo", str(workspace), return_state=True)
+
+    assert state.name == "TimedOut"
+    assert time.monotonic() - began < 120
+    assert [text["title"] for text in block] == ["fedsilo: TimedOut"]
+    ours = [process for process in processes_with(f"FEDSILO_TEST_MARK={tmp_path}") if "dvc" in process[1]]
+    assert ours == []
+
+
+@flow(name="announcing")
+def announcing(url):
+    arrivals.announce.with_options(retry_delay_seconds=0.1)(url, "liver", "ct-a")
+
+
+def test_an_announcement_is_repeated_until_it_arrives(prefect_backend, inbox):
+    url, received, refusing = inbox
+    refusing[0] = 2
+
+    announcing(url)
+
+    assert len(received) == 3
+    assert received[-1][0]["event"] == "fedsilo.data.accepted"
+    assert received[-1][0]["payload"] == {"cohort": "liver"}
+
+
+def test_an_announcement_that_never_arrives_fails(prefect_backend, inbox):
+    from prefect.client.base import PrefectHTTPStatusError
+
+    url, received, refusing = inbox
+    refusing[0] = 99
+
+    with pytest.raises(PrefectHTTPStatusError):
+        announcing(url)
+
+    assert len(received) == 1 + arrivals.RETRIES
+
+
+def test_only_what_sends_is_retried(repository):
+    import importlib
+
+    found = {}
+    for path in sorted((repository / "tasks").glob("[a-z]*.py")):
+        module = importlib.import_module(f"tasks.{path.stem}")
+        found |= {value.name: value.retries for value in vars(module).values() if isinstance(value, Task)}
+
+    assert {name for name, retries in found.items() if retries} == {"announce data"}
+    assert len(found) > 20
