@@ -42,10 +42,14 @@ def show(paths: ReleasePaths, signers: Path | None, *, as_json: bool) -> str:
     if manifest.model != champion.current:
         raise AuditRefusedError(ARTIFACT, where, event.seq + 1, f"{folder} is of {manifest.model}, in use is {champion.current}")
     pointer = files.read_json(paths.champion) if paths.champion.is_file() else {}
-    if (pointer.get("version"), pointer.get("model")) != (manifest.version, manifest.model):
+    inner = folder.relative_to(paths.workspace).as_posix()
+    if (pointer.get("version"), pointer.get("model"), pointer.get("folder")) != (manifest.version, manifest.model, inner):
         if paths.journal.is_file():
             raise DataError(f"{manifest.version} is in use by the trail, but what began has not ended: give that command again")
-        raise AuditRefusedError(ARTIFACT, where, event.seq + 1, f"{paths.champion} speaks of {pointer.get('version')}")
+        said = f"{paths.champion} speaks of {pointer.get('version')} in {pointer.get('folder')}"
+        raise AuditRefusedError(ARTIFACT, where, event.seq + 1, said)
+    if releases.GLOBAL in checked.missing:
+        raise DataError(f"{folder / releases.GLOBAL} is not here: `dvc pull {folder / releases.GLOBAL}.dvc`")
     if signers is not None:
         for tag in (releases.version_tag(paths.artifact, manifest.version), _stage_tag(paths, pointer)):
             versions.check_tag(paths.workspace, tag, signers)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedsilo.evaluation.pccp import Make
     from fedsilo.evaluation.verdict import Verdict
     from fedsilo.params import Params
+    from tasks.trails import Scribe
 
 GATE, PCCP, USED = "gate", "pccp", "holdout"
 PHASES = ("inside", "outside")
@@ -76,6 +77,7 @@ def judge(question: Question) -> Path:
     from fedsilo.evaluation import gate, pccp, verdict
 
     scribe = trails.scribe(question.paths.audit)
+    _check_champion(question, scribe)
     plan = pccp.load(question.plan)
     told = scribe.events("evaluate", "gate.verdict")
     champion, candidate = (_scored(contender, told) for contender in (question.champion, question.candidate))
@@ -97,6 +99,23 @@ def judge(question: Question) -> Path:
     return path
 
 
+def _check_champion(question: Question, scribe: Scribe) -> None:
+    """Refuse to compare with any model but the one in use, once the trail says which that is.
+
+    Raises:
+        DataError: It is another.
+    """
+    from fedsilo import files
+    from fedsilo.audit import releases
+
+    champion = scribe.opened.state.champions.get(releases.name_of(question.paths.cohort))
+    if champion is None:
+        return
+    given = f"sha256:{files.sha256_file(question.champion.paths.global_state)}"
+    if champion.current != given:
+        raise DataError(f"{question.champion.name} is {given}, in use is {champion.current}: score and name that one")
+
+
 def _scored(contender: Contender, told: Sequence[Event]) -> Scored:
     """Read a run's scores, and what the trail says of the patients that they are of."""
     import pandas
@@ -105,16 +124,18 @@ def _scored(contender: Contender, told: Sequence[Event]) -> Scored:
     from fedsilo.evaluation import cases
     from fedsilo.evaluation.pairs import Scored
 
-    tables: list[pandas.DataFrame] = []
+    paths = [contender.paths.cases_table(phase) for phase in PHASES]
+    tables = [cases.read(path) for path in paths]
+    model = files.sha256_file(contender.paths.global_state)
     holdout: dict[str, str] = {}
-    for path in map(contender.paths.cases_table, PHASES):
-        tables.append(cases.read(path))
+    for path in paths:
         sha256 = files.sha256_file(path)
         for event in told:
-            if event.kind == "evaluate" and any(output.sha256 == sha256 for output in event.outputs):
+            of_model = event.kind == "evaluate" and event.subject and event.subject.after == f"sha256:{model}"
+            if of_model and any(output.sha256 == sha256 for output in event.outputs):
                 of_sites = (entry for entry in event.inputs if entry.name.startswith(model_events.HOLDOUT))
                 holdout |= {entry.name.removeprefix(model_events.HOLDOUT): entry.sha256 for entry in of_sites}
-    return Scored(files.sha256_file(contender.paths.global_state), pandas.concat(tables, ignore_index=True), holdout)
+    return Scored(model, pandas.concat(tables, ignore_index=True), holdout)
 
 
 def _make(question: Question, contender: Contender, scored: Scored) -> Make:

@@ -1,5 +1,6 @@
 """What a promotion or a rollback does, step by step; each step looks whether it is done, so that all can be done again."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,10 @@ def assemble(work: Work) -> None:
         created=plan.created,
     )
     folders.assemble(contents, work.folder, keyring.signer(work.paths.audit, SERVER))
+    found = releases.read(work.folder).model
+    if found != plan.model:  # the run was trained anew after it was looked at
+        shutil.rmtree(work.folder)
+        raise DataError(f"{work.run.run} has another model now, {found}; approved is {plan.model}")
 
 
 def track(work: Work) -> None:

@@ -8,8 +8,13 @@ import pytest
 import yaml
 
 from fedsilo import files
+from fedsilo.audit import documents
+from fedsilo.audit.documents import Approval, Release
+from fedsilo.audit.events import Draft, Subject, Why
 from fedsilo.cohort import manifest
 from flows import audit, federate, gate, inside, outside
+from tasks import keyring, trails
+from tasks.paths import RunPaths
 
 QUICK = (
     "--metrics",
@@ -140,3 +145,40 @@ def test_a_run_that_is_not_there_is_one_line(runs, repository, capsys):
 
     assert judge(runs, plan(runs, repository, lenient=True)) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_scores_of_another_model_do_not_count(runs, repository):
+    for phase in ("inside", "outside"):
+        table = f"{phase}_evaluation/cases.csv"
+        shutil.copy(runs.folder / "runs" / FIRST / table, runs.folder / "runs" / SECOND / table)
+
+    assert judge(runs, plan(runs, repository, lenient=True), "--reason", "new seed") == 4
+
+    (found,) = verdicts(runs).values()
+    assert "candidate: nothing says on which hold-out of ct-a it was scored" in found["rules"][1]["why"]
+
+
+def test_once_a_model_is_in_use_no_other_is_compared_with(runs, repository, capsys):
+    lenient = plan(runs, repository, lenient=True)
+    assert judge(runs, lenient, "--reason", "new seed") == 0
+    paths = RunPaths(runs.folder, "demo", SECOND)
+    model, (verdict,) = trails.hashed(paths.global_state), runs.events("gate.verdict")
+    created = verdict.ts
+    approval = Approval("demo", model, verdict.decision.metrics_ref, "approve", "approval", "good", created)
+    release = Release("demo", "promote", "demo/model", model, "better", created)
+    with trails.held(paths, ()) as scribe:
+        for document, actor, subject in (
+            (approval, "demo-approver", verdict.subject),
+            (release, "demo-promoter", Subject("model", "demo/model", after=model)),
+        ):
+            signed = documents.sign(document, keyring.signer(paths.audit, actor))
+            meaning = "approval" if document is approval else None
+            kind = "approve" if document is approval else "promote"
+            draft = Draft(kind, Why("test", "good"), meaning=meaning, subject=subject, attached=signed)
+            scribe.opened.append(draft, keyring.signer(paths.audit, "server"))
+    capsys.readouterr()
+
+    assert judge(runs, lenient, "--reason", "again") == 1
+
+    assert f"{FIRST}/global is " in (told := capsys.readouterr().err)
+    assert f"in use is {model}: score and name that one" in told

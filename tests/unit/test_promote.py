@@ -283,6 +283,26 @@ class TestAKill:
         assert git(scene.folder, "rev-list", "--count", "HEAD") == "2"
         assert scene.champion_json()["version"] == "v1.0.0"
 
+    def test_a_run_that_is_trained_anew_in_between_is_not_released(self, scene, monkeypatch):
+        for name in ("demo", "demo-2"):
+            scene.train(name)
+        assert scene.approve("demo")[0] == 0
+        assemble = release_steps.folders.assemble
+
+        def of_another(contents, folder, server):
+            assemble(dataclasses.replace(contents, run=scene.paths.run("demo-2")), folder, server)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(release_steps.folders, "assemble", of_another)
+            code, _, err = scene.promote("demo", "v1.0.0")
+        assert code == 1
+        assert "demo has another model now" in err
+        assert not scene.paths.folder("v1.0.0").exists()
+        assert scene.events("promote") == []
+
+        assert scene.promote("demo", "v1.0.0")[0] == 0
+        assert scene.champion_json()["sha256"] == scene.model("demo")
+
     def test_a_rollback_goes_on_from_any_step(self, scene, monkeypatch):
         scene.release("demo", "v1.0.0")
         scene.release("demo-2", "v1.1.0")
@@ -394,6 +414,21 @@ class TestTheChampion:
         code, _, err = scene.champion()
         assert code == 1
         assert "champion.json speaks of v9.0.0" in err
+
+    def test_a_pointer_to_another_folder_is_refused(self, scene):
+        scene.release("demo", "v1.0.0")
+        pointer = files.read_json(scene.paths.champion)
+        files.write_json(scene.paths.champion, pointer | {"folder": "releases/demo/v0.9.0"})
+        code, _, err = scene.champion()
+        assert code == 1
+        assert "speaks of v1.0.0 in releases/demo/v0.9.0" in err
+
+    def test_a_global_model_that_is_not_here_cannot_be_checked(self, scene):
+        scene.release("demo", "v1.0.0")
+        (scene.paths.folder("v1.0.0") / "global.safetensors").unlink()
+        code, _, err = scene.champion()
+        assert code == 2
+        assert "global.safetensors is not here: `dvc pull " in err
 
     def test_inside_models_that_are_at_their_sites_are_told_of(self, scene):
         scene.release("demo", "v1.0.0")
