@@ -4,9 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
-from fedsilo import files, sections
 from tasks import repro
 
 
@@ -31,11 +28,7 @@ def track_models(workspace: Path, shared: Sequence[Path], private: Mapping[Path,
         if new:
             repro.run_dvc(workspace, "add", *(str(path.relative_to(workspace)) for path in new))
         for path, remote in private.items():
-            tracked = tracked_by(path)
-            out = {name: value for name, value in repro.output_of(tracked).items() if name not in ("remote", "push")}
-            tree = sections.read_yaml(tracked)
-            tree["outs"] = [out | ({"remote": remote} if remote else {"push": False})]
-            files.write_text(tracked, yaml.safe_dump(tree, sort_keys=False))
+            repro.confine(tracked_by(path), remote or "")
     return [tracked_by(path) for path in paths]
 
 

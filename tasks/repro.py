@@ -223,12 +223,21 @@ def version_folder(workspace: Path, folder: Path, *, remote: str | None) -> Path
     before = output_of(tracked).get("remote") if tracked.is_file() else None
     with held_lock(workspace):
         run_dvc(workspace, "add", str(folder.resolve().relative_to(workspace.resolve())))
-        tree = sections.read_yaml(tracked)
-        out = {name: value for name, value in output_of(tracked).items() if name not in ("remote", "push")}
-        chosen = remote or before
-        tree["outs"] = [out | ({"remote": chosen} if chosen else {"push": False})]
-        files.write_text(tracked, yaml.safe_dump(tree, sort_keys=False))
+        confine(tracked, str(remote or before or ""))
     return tracked.relative_to(workspace.resolve())
+
+
+def confine(tracked: Path, remote: str) -> None:
+    """Let the output of a ``.dvc`` file be pushed to one remote only; to none at all if that is empty.
+
+    Raises:
+        DataError: It has another number of outputs.
+        OutputError: It cannot be written.
+    """
+    tree = sections.read_yaml(tracked)
+    out = {name: value for name, value in output_of(tracked).items() if name not in ("remote", "push")}
+    tree["outs"] = [out | ({"remote": remote} if remote else {"push": False})]
+    files.write_text(tracked, yaml.safe_dump(tree, sort_keys=False))
 
 
 def output_of(tracked: Path) -> dict[str, object]:

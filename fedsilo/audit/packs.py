@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsilo import files
-from fedsilo.audit import canonical, forms, keys, proofs
+from fedsilo.audit import canonical, forms, proofs, signed
 from fedsilo.audit import founding as foundings
 from fedsilo.audit.checkpoints import Checkpoint
 from fedsilo.audit.events import Artifact, Event
 from fedsilo.audit.keys import Signer
-from fedsilo.audit.register import SERVER
 from fedsilo.errors import AuditRefusedError
 
 DOMAIN = b"fedsilo-pack/v1\0"
 MODEL, METADATA, FOUNDING, PROOF = "model.safetensors", "metadata.json", "founding.json", "proof.json"
-MANIFEST = "manifest.json"
+MANIFEST = signed.MANIFEST
 REJECT = "reject"
 """Kind of a line that no pack can rest on."""
 
@@ -78,8 +77,7 @@ def sign(folder: Path, name: str, checkpoint: Checkpoint, *, created: str, signe
         "created": created,
         "key": signer.key,
     }
-    signed = {**record, "sig": signer.sign(DOMAIN, record)}
-    return files.write_bytes(folder / MANIFEST, canonical.dumps(signed) + b"\n")
+    return signed.write(folder, {**record, "sig": signer.sign(DOMAIN, record)})
 
 
 def check(folder: Path, founding_hash: str | None = None) -> Checked:
@@ -99,13 +97,7 @@ def check(folder: Path, founding_hash: str | None = None) -> Checked:
     if founding.digest != manifest.founding or founding_hash not in (None, founding.digest):
         expected = founding_hash or manifest.founding
         raise AuditRefusedError("wrong-log", where, 1, f"the pack has the founding {founding.digest}, expected {expected}")
-    signer = founding.register.get(manifest.key)
-    if signer is None or SERVER not in signer.entry.roles:
-        raise AuditRefusedError("unknown-key", where, 1, f"{manifest.key} is no key of a server of the founding")
-    if not signer.valid_at(manifest.created):
-        raise AuditRefusedError("key-validity", where, 1, f"{manifest.key} was not valid at {manifest.created}")
-    if not keys.signed_by(signer.entry.public, DOMAIN, record):
-        raise AuditRefusedError("signature", where, 1, "the signature is not over this manifest")
+    signed.check_signature(record, DOMAIN, founding.register, where=where, whose="founding")
     _check_files(folder, manifest, where)
     event, checkpoint = proofs.check(canonical.read(folder / PROOF), founding)
     if checkpoint != manifest.checkpoint:
@@ -121,15 +113,10 @@ def check(folder: Path, founding_hash: str | None = None) -> Checked:
 
 def _read(folder: Path) -> tuple[Manifest, Mapping[str, object]]:
     """Read a manifest in its form."""
-    record = canonical.read(folder / MANIFEST)
-    found = canonical.flaw(record) or forms.flaw(Manifest, record)
-    if found is None and canonical.dumps(record) + b"\n" != (folder / MANIFEST).read_bytes():
-        found = "it is not one line in canonical form"
-    if found is None and [entry["name"] for entry in record["files"]] != sorted((MODEL, METADATA, FOUNDING, PROOF)):  # type: ignore[attr-defined]  # its form was checked
-        found = "files are not those of a pack"
-    if found:
-        raise AuditRefusedError("schema", MANIFEST, 1, found)
-    return forms.build(Manifest, record), record
+    manifest, record = signed.read(folder, Manifest, MANIFEST)
+    if [entry.name for entry in manifest.files] != sorted((MODEL, METADATA, FOUNDING, PROOF)):
+        raise AuditRefusedError("schema", MANIFEST, 1, "files are not those of a pack")
+    return manifest, record
 
 
 def _check_files(folder: Path, manifest: Manifest, where: str) -> None:
@@ -137,7 +124,4 @@ def _check_files(folder: Path, manifest: Manifest, where: str) -> None:
     others = {entry.name for entry in folder.iterdir()} - {entry.name for entry in manifest.files} - {MANIFEST}
     if others:
         raise AuditRefusedError("artifact", where, 1, f"{min(others)} is no file of the pack")
-    for entry in manifest.files:
-        path = folder / entry.name
-        if not path.is_file() or files.sha256_file(path) != entry.sha256:
-            raise AuditRefusedError("artifact", where, 1, f"{entry.name} is missing, or not what was signed")
+    signed.check_files(folder, manifest.files, where)

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsilo import files
-from fedsilo.audit import canonical, forms, keys
+from fedsilo.audit import forms, signed
 from fedsilo.audit.checkpoints import Checkpoint
 from fedsilo.audit.events import Artifact
 from fedsilo.audit.keys import Signer
-from fedsilo.audit.register import SERVER, Register
+from fedsilo.audit.register import Register
 from fedsilo.errors import AuditRefusedError, DataError
 
 DOMAIN = b"fedsilo-release-manifest/v1\0"
-MANIFEST = "manifest.json"
+MANIFEST = signed.MANIFEST
 GLOBAL = "global.safetensors"
 VERSION_TEXT = re.compile(r"v(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})", re.ASCII)
 ARTIFACT = "model"
@@ -137,10 +137,10 @@ def sign(folder: Path, record: Mapping[str, object], models: Iterable[Artifact],
         "models": [forms.plain(entry) for entry in sorted(models, key=lambda entry: entry.name)],
         "key": signer.key,
     }
-    signed = {**whole, "sig": signer.sign(DOMAIN, whole)}
-    if found := forms.flaw(Manifest, signed):
+    manifest = {**whole, "sig": signer.sign(DOMAIN, whole)}
+    if found := forms.flaw(Manifest, manifest):
         raise DataError(f"cannot sign the release: {found}")
-    return files.write_bytes(folder / MANIFEST, canonical.dumps(signed) + b"\n")
+    return signed.write(folder, manifest)
 
 
 def read(folder: Path) -> Manifest:
@@ -162,19 +162,10 @@ def check(folder: Path, register: Register) -> Checked:
     """
     manifest, record = _read(folder)
     where = f"{manifest.federation}/{folder.name}"
-    signer = register.get(manifest.key)
-    if signer is None or SERVER not in signer.entry.roles:
-        raise AuditRefusedError("unknown-key", where, 1, f"{manifest.key} is no key of a server of the federation")
-    if not signer.valid_at(manifest.created):
-        raise AuditRefusedError("key-validity", where, 1, f"{manifest.key} was not valid at {manifest.created}")
-    if not keys.signed_by(signer.entry.public, DOMAIN, record):
-        raise AuditRefusedError("signature", where, 1, "the signature is not over this manifest")
+    signed.check_signature(record, DOMAIN, register, where=where, whose="federation")
     if manifest.version != folder.name:
         raise AuditRefusedError("artifact", where, 1, f"the manifest is of {manifest.version}")
-    for entry in manifest.files:
-        path = folder / entry.name
-        if not path.is_file() or files.sha256_file(path) != entry.sha256:
-            raise AuditRefusedError("artifact", where, 1, f"{entry.name} is missing, or not what was signed")
+    signed.check_files(folder, manifest.files, where)
     missing = []
     for entry in manifest.models:
         if not (folder / entry.name).is_file():
@@ -185,16 +176,9 @@ def check(folder: Path, register: Register) -> Checked:
 
 
 def _read(folder: Path) -> tuple[Manifest, Mapping[str, object]]:
-    record = canonical.read(folder / MANIFEST)
-    found = canonical.flaw(record) or forms.flaw(Manifest, record)
-    if found is None and canonical.dumps(record) + b"\n" != (folder / MANIFEST).read_bytes():
-        found = "it is not one line in canonical form"
-    if found:
-        raise AuditRefusedError("schema", f"{folder.name}/{MANIFEST}", 1, found)
-    manifest = forms.build(Manifest, record)
+    where = f"{folder.name}/{MANIFEST}"
+    manifest, record = signed.read(folder, Manifest, where)
     # names lead nowhere else: they are joined to the folder
-    if any(
-        name.startswith("/") or ".." in name.split("/") for name in (entry.name for entry in (*manifest.files, *manifest.models))
-    ):
-        raise AuditRefusedError("schema", f"{folder.name}/{MANIFEST}", 1, "a name leads out of the release")
+    if any(entry.name.startswith("/") or ".." in entry.name.split("/") for entry in (*manifest.files, *manifest.models)):
+        raise AuditRefusedError("schema", where, 1, "a name leads out of the release")
     return manifest, record

@@ -119,7 +119,8 @@ class Scene:
     def release(self, name, version, *more):
         """Train, approve and promote."""
         self.train(name)
-        assert self.approve(name)[0] == 0
+        code, _, err = self.approve(name)
+        assert code == 0, err
         code, out, err = self.promote(name, version, *more)
         assert (code, err) == (0, "")
         return out
