@@ -5,6 +5,7 @@ image come from generators named after site and subject.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -95,32 +96,47 @@ def make_case(site: str, subject: int, scanner: Scanner, phantoms: PhantomsParam
 def write_site(site: SiteEntry, phantoms: PhantomsParams, root: Path, *, seed: int) -> Path:
     """Write all cases of a site below ``root`` and return the site's folder.
 
-    The folder is built under a temporary name and then replaces what an earlier run left, so it is whole or absent.
-
     Raises:
         ParamsError: The site has no scanner.
         OutputError: The folder cannot be written, or the one that stands there was not made by this function.
     """
-    scanner = scanner_of(site)
-    folder = root / site.folder
+    scanners = [scanner_of(site)] * num_cases(site.role, phantoms)
+    return write_subjects(root / site.folder, site.name, scanners, phantoms, seed=seed)
+
+
+def write_subjects(folder: Path, site: str, scanners: Sequence[Scanner], phantoms: PhantomsParams, *, seed: int) -> Path:
+    """Write a site's first subjects, each as its scanner shows it, and return the folder.
+
+    The folder is built under a temporary name and then replaces what an earlier run left, so it is whole or absent.
+
+    Args:
+        folder: Of the site.
+        site: Names subjects, cases and generators.
+        scanners: One a subject, all of one modality.
+        phantoms: Grid and spacing.
+        seed: Of the run.
+
+    Raises:
+        OutputError: The folder cannot be written, or the one that stands there was not made by this function.
+    """
     _check_replaceable(folder)
     building = folder.with_name(f".{folder.name}.part")
     _remove(building)
     rows = ["case,patient"]
-    for subject in range(1, num_cases(site.role, phantoms) + 1):
-        case = f"{site.name}_{subject:03d}"
-        image, labels = make_case(site.name, subject, scanner, phantoms, seed=seed)
+    for subject, scanner in enumerate(scanners, start=1):
+        case = f"{site}_{subject:03d}"
+        image, labels = make_case(site, subject, scanner, phantoms, seed=seed)
         volumes.write_nifti(image, building / "imagesTr" / f"{case}_0000{FILE_ENDING}")
         volumes.write_nifti(labels, building / "labelsTr" / f"{case}{FILE_ENDING}")
-        rows.append(f"{case},{site.name}-p{subject:03d}")
+        rows.append(f"{case},{site}-p{subject:03d}")
     files.write_text(building / "patients.csv", "\n".join(rows) + "\n")
     files.write_json(
         building / "dataset.json",
         {
-            "name": f"{DATASET_PREFIX}{site.name}",
-            "channel_names": {"0": modality(scanner)},
+            "name": f"{DATASET_PREFIX}{site}",
+            "channel_names": {"0": modality(scanners[0])},
             "labels": {organ: value for value, organ in enumerate(anatomy.ORGANS)},
-            "numTraining": len(rows) - 1,
+            "numTraining": len(scanners),
             "file_ending": FILE_ENDING,
         },
     )
