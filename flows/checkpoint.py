@@ -1,10 +1,8 @@
 """State the size and root of a federation's log in a checkpoint, as a deployment; `python -m flows.audit checkpoint` by hand."""
 
-from pathlib import Path
-
 from prefect import flow
 
-from flows import notices
+from flows import environment, notices
 from tasks import audit
 from tasks.audit import Books
 from tasks.paths import AuditPaths
@@ -25,11 +23,11 @@ def state_checkpoint(federation: str = "demo", workspace: str = ".") -> str:
 
     Args:
         federation: Whose log.
-        workspace: Folder of the repository, with the server's key in ``keys/``.
+        workspace: Folder of the repository, with the server's key in ``keys/``; a run of a deployment has no choice.
 
     Raises:
         AuditRefusedError: The log is refused.
         DataError: The log, the founding or the key is missing.
     """
-    paths = AuditPaths(Path(workspace), federation)
+    paths = AuditPaths(environment.workspace(workspace), federation)
     return audit.checkpoint(Books.of_federation(paths), paths.private_key("server"))

@@ -5,6 +5,7 @@ Flows are served from memory: a run does what the code that is here does, whatev
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -24,12 +25,13 @@ from fedsilo import params as params_module
 from fedsilo import sections
 from fedsilo.errors import ParamsError
 from fedsilo.sections import Section
-from flows import checkpoint, cli, retrain, stage
+from flows import checkpoint, cli, environment, reproduce, retrain, stage
 from tasks import slots
 
 LISTING = Path("prefect.yaml")
 FLOWS: dict[str, Flow[..., Any]] = {
     "flows/retrain.py:retrain": retrain.retrain,
+    "flows/reproduce.py:reproduce": reproduce.reproduce,
     "flows/stage.py:reproduce_stage": stage.reproduce_stage,
     "flows/checkpoint.py:state_checkpoint": checkpoint.state_checkpoint,
 }
@@ -139,7 +141,12 @@ def zombies() -> AutomationCore:
 
 
 def serve(deployments: Sequence[Deployment]) -> None:
-    """Register deployments and run what comes until SIGTERM or Ctrl-C; then their schedules are paused."""
+    """Register deployments and run what comes until SIGTERM or Ctrl-C; then their schedules are paused.
+
+    Runs may work in the folders that the deployments name, and in no other.
+    """
+    folders = {str(deployment.parameters.get("workspace", ".")) for deployment in deployments}
+    os.environ[environment.WORKSPACES] = os.pathsep.join(sorted(folders))
     runner = Runner(name="fedsilo", heartbeat_seconds=HEARTBEAT_SECONDS)
     for deployment in deployments:
         runner.add_flow(  # not add_deployment, which would load the flow by what the server says

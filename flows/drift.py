@@ -28,19 +28,24 @@ def watch_cohort(watch: Watch, sites: list[str], *, remember: bool) -> None:
         drift.look.map(sites, unmapped(watch)).result()
 
 
-def body(run: cli.Run, options: Namespace) -> None:
+def watch_sites(watch: Watch, sites: list[str], *, remember: bool) -> None:
     """Hold the cohort's folder, its trail and a process a site while the flow runs."""
+    federation = watch.federation
+    names, runtime = sorted(site.name for site in federation.roster.sites), federation.params.runtime
+    with (
+        locks.hold_folder(federation.paths.checkpoints_dir),
+        workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS if watch.predict else workers.VOLUMES),
+        trails.held(federation.paths, names),
+    ):
+        watch_cohort(watch, sites, remember=remember)
+
+
+def body(run: cli.Run, options: Namespace) -> None:
+    """Watch one site of a cohort, or all."""
     federation = Federation(roster=run.standing, params=run.params, paths=run.paths)
     watch = Watch(federation, pccp.load(options.pccp).triggers.drift, predict=options.predict)
     names = sorted(site.name for site in federation.roster.sites)
-    sites = [federation.roster.site(options.site).name] if options.site else names
-    runtime = run.params.runtime
-    with (
-        locks.hold_folder(run.paths.checkpoints_dir),
-        workers.pool(runtime.parallel_sites, runtime.device, preload=workers.NETWORKS if watch.predict else workers.VOLUMES),
-        trails.held(run.paths, names),
-    ):
-        watch_cohort(watch, sites, remember=options.remember)
+    watch_sites(watch, [federation.roster.site(options.site).name] if options.site else names, remember=options.remember)
 
 
 def main(argv: list[str] | None = None) -> int:

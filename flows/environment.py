@@ -8,11 +8,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsilo.errors import ParamsError
 from tasks.paths import OUTER_RUN
 
 if TYPE_CHECKING:
     from prefect import Flow, State
     from prefect.client.schemas.objects import FlowRun
+
+WORKSPACES = "FEDSILO_WORKSPACES"
+"""Variable with the folders that runs of deployments may work in, as PATH has them; without it the working folder alone."""
 
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 
@@ -39,6 +43,29 @@ def set_defaults() -> None:
     """Set every variable of ``DEFAULTS`` that is not set yet."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def workspace(asked: str) -> Path:
+    """Say in which folder a flow works.
+
+    Who may start runs of deployments through the server may not choose it: a graph in it names commands.
+
+    Args:
+        asked: The flow's parameter.
+
+    Raises:
+        ParamsError: A run of a deployment asks for another folder than those that its process serves.
+    """
+    from prefect.runtime import deployment
+
+    if deployment.id is not None and asked not in os.environ.get(WORKSPACES, ".").split(os.pathsep):
+        raise ParamsError(f"a run of a deployment may not choose its workspace, {asked!r}")
+    return Path(asked)
+
+
+def file_of(variable: str) -> Path | None:
+    """Give the file that a variable names; None if it is not set."""
+    return Path(os.environ[variable]) if os.environ.get(variable) else None
 
 
 def wear_outer_run(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:  # noqa: ARG001  # Prefect's names

@@ -11,13 +11,13 @@ from tasks import leash, results, trails
 def reproduce_and_show(cohort: str, workspace: str, study: str | None) -> int:
     """Hold a server while a cohort or study is reproduced; then say where the results are, and of a cohort what they are."""
     # a process of its own: it ends, and hands over its last log lines, before the server does
-    command = [sys.executable, "-m", "flows.retrain", "--workspace", workspace]
+    command = [sys.executable, "-m", "flows.reproduce", "--workspace", workspace]
     command += ["--cohort", cohort] if study is None else ["--study", study]
     with server.running() as url:
         sys.stdout.write(f"Watch this run at {server.page(url)}\n")
         sys.stdout.flush()
-        with leash.hold(command) as retraining:
-            code = retraining.wait()
+        with leash.hold(command) as reproducing:
+            code = reproducing.wait()
     if not code:
         root = Path(workspace)
         sys.stdout.write(results.summary(root, cohort) if study is None else results.study_summary(root, study))

@@ -1,11 +1,9 @@
 """Bring one stage of a cohort up to date, with all that it needs: `dvc repro` of a stage, as a deployment."""
 
-from pathlib import Path
-
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import notices
+from flows import environment, notices
 from tasks import repro
 from tasks.paths import OUTER_RUN
 from tasks.repro import Reproduction
@@ -25,13 +23,13 @@ def reproduce_stage(stage: str, cohort: str = "demo", workspace: str = ".") -> R
     Args:
         stage: A phase that is a stage: prepare, federate, inside, outside or report.
         cohort: Name of a file in ``cohorts/``, without its ending.
-        workspace: Folder of the repository.
+        workspace: Folder of the repository; a run of a deployment has no choice.
 
     Raises:
         ParamsError: There is no such cohort.
         FedsiloError: Another run holds the workspace, or a stage failed.
     """
-    root = Path(workspace)
+    root = environment.workspace(workspace)
     record = repro.reproduce_graph(root, repro.stage_target(root, cohort, stage), {OUTER_RUN: str(flow_run.id)})
     repro.tell_restored(root, cohort, record)
     return record

@@ -10,7 +10,7 @@ from fedsilo.audit.events import Draft, Why
 from fedsilo.audit.keys import Signer
 from fedsilo.audit.line_checks import TIME_FORMAT
 from fedsilo.audit.register import SERVER
-from fedsilo.errors import DataError
+from fedsilo.errors import AuditRefusedError, DataError
 from tasks import keyring, trails
 from tasks.paths import AuditPaths, RunPaths
 
@@ -66,6 +66,14 @@ def read(path: Path) -> dict[str, object]:
         return approvals.read(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def taken(paths: AuditPaths, record: Mapping[str, object]) -> str:
+    """Append a document that a form carried, and say what became of it: its line, or why it does not count."""
+    try:
+        return append(paths, record, hours=approvals.HOURS)
+    except (AuditRefusedError, DataError) as error:
+        return f"this does not count: {error}"
 
 
 def append(paths: AuditPaths, record: Mapping[str, object], *, hours: int) -> str:

@@ -93,6 +93,14 @@ def look(site: str, watch: Watch) -> Path | None:
     return path
 
 
+def is_comparable(site: str, watch: Watch) -> bool:
+    """Say whether a site remembers cases whose features were made as they are made now."""
+    from fedsilo.cohort import windows
+
+    path = watch.paths.memory(site)
+    return path.is_file() and windows.read(path).origin == watch.origin()
+
+
 def remember_site(*, site: str, watch: Watch, device: str) -> Path:
     """Measure and keep a site's cases; runs in a worker process."""
     from fedsilo.cohort import windows

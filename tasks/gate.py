@@ -51,10 +51,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class Question:
-    """What a gate is asked: candidate against champion over a cohort's hold-out, by a plan and for a reason."""
+    """What a gate is asked: candidate against champion over a cohort's hold-out, by a plan and for a reason.
+
+    ``champion`` is None where no model is in use yet.
+    """
 
     roster: Roster
-    champion: Contender
+    champion: Contender | None
     candidate: Contender
     plan: Path
     reason: str
@@ -80,17 +83,14 @@ def judge(question: Question) -> Path:
     _check_champion(question, scribe)
     plan = pccp.load(question.plan)
     told = scribe.events("evaluate", "gate.verdict")
-    champion, candidate = (_scored(contender, told) for contender in (question.champion, question.candidate))
-    made = _make(question, question.champion, champion), _make(question, question.candidate, candidate)
-    found = gate.judge(
-        champion,
-        candidate,
-        _holdout(question, candidate.model, told),
-        plan.gate,
-        changes=pccp.check_changes(*made, plan.changes),
-        reason=question.reason,
-        code=_code(),
-    )
+    candidate = _scored(question.candidate, told)
+    holdout, made = _holdout(question, candidate.model, told), _make(question, question.candidate, candidate)
+    if question.champion is None:
+        found = gate.judge_first(candidate, holdout, plan.gate, reason=question.reason, code=_code())
+    else:
+        champion = _scored(question.champion, told)
+        changes = pccp.check_changes(_make(question, question.champion, champion), made, plan.changes)
+        found = gate.judge(champion, candidate, holdout, plan.gate, changes=changes, reason=question.reason, code=_code())
     text = verdict.text(found)
     path = gates_dir(question.paths.audit) / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     files.write_text(path, text)
@@ -103,7 +103,7 @@ def _check_champion(question: Question, scribe: Scribe) -> None:
     """Refuse to compare with any model but the one in use, once the trail says which that is.
 
     Raises:
-        DataError: It is another.
+        DataError: It is another, or none is named though one is in use.
     """
     from fedsilo import files
     from fedsilo.audit import releases
@@ -111,6 +111,8 @@ def _check_champion(question: Question, scribe: Scribe) -> None:
     champion = scribe.opened.state.champions.get(releases.name_of(question.paths.cohort))
     if champion is None:
         return
+    if question.champion is None:
+        raise DataError(f"in use is {champion.current}: score and name that one")
     given = f"sha256:{files.sha256_file(question.champion.paths.global_state)}"
     if champion.current != given:
         raise DataError(f"{question.champion.name} is {given}, in use is {champion.current}: score and name that one")
@@ -198,20 +200,23 @@ def _tell(question: Question, found: Verdict, path: Path, told: Sequence[Event])
         return
     plan = trails.artifact(question.plan, PCCP)
     changed = ", ".join(change.name for change in found.changes.changes) or "nothing"
-    scribe.append(
-        "pccp.check",
-        f"differs from the champion in {changed}",
-        subject=subject,
-        inputs=[plan, Artifact(question.champion.name, found.champion)],
-        decision=Decision(PCCP, found.changes.verdict, f"sha256:{plan.sha256}"),
-    )
-    tables = [contender.paths.cases_table(phase) for contender in (question.champion, question.candidate) for phase in PHASES]
+    compared = [] if question.champion is None else [Artifact(question.champion.name, str(found.champion))]
+    if compared:
+        scribe.append(
+            "pccp.check",
+            f"differs from the champion in {changed}",
+            subject=subject,
+            inputs=[plan, *compared],
+            decision=Decision(PCCP, found.changes.verdict, f"sha256:{plan.sha256}"),
+        )
+    contenders = [contender for contender in (question.champion, question.candidate) if contender is not None]
+    tables = [contender.paths.cases_table(phase) for contender in contenders for phase in PHASES]
     scribe.append(
         "gate.verdict",
         f"{found.verdict}: {', '.join(found.decided_by) or 'all rules'}",
         subject=subject,
         inputs=[
-            Artifact(question.champion.name, found.champion),
+            *compared,
             Artifact(USED, found.holdout),
             plan,
             *(trails.artifact(table, table.relative_to(paths.workspace).as_posix()) for table in tables),
@@ -219,6 +224,23 @@ def _tell(question: Question, found: Verdict, path: Path, told: Sequence[Event])
         outputs=[trails.artifact(path, path.relative_to(paths.workspace).as_posix())],
         decision=decision,
     )
+
+
+def last_verdict(paths: RunPaths, model: str) -> Path:
+    """Find the file of the gate's last verdict on a model, as the open trail names it.
+
+    Raises:
+        DataError: There is none, or it is not as the trail says.
+    """
+    told = [
+        event for event in trails.scribe(paths.audit).events("gate.verdict") if event.subject and event.subject.after == model
+    ]
+    if not told or not told[-1].outputs:
+        raise DataError(f"the gate has given no verdict on {model}")
+    path = paths.workspace / told[-1].outputs[0].name
+    if not path.is_file() or trails.artifact(path).sha256 != told[-1].outputs[0].sha256:
+        raise DataError(f"{path} is missing, or not as line {told[-1].seq + 1} of the trail says")
+    return path
 
 
 def _code() -> str:

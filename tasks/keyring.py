@@ -26,6 +26,7 @@ DEMO_ADMIN = "demo-admin"
 DEMO_PERSONS = {
     DEMO_ADMIN: ("Demo admin", (ADMIN,)),
     "demo-approver": ("Demo approver", ("approver",)),
+    "demo-reviewer": ("Demo reviewer", ("approver",)),
     "demo-promoter": ("Demo promoter", ("promoter", "auditor")),
 }
 DEMO_DAYS = 3650

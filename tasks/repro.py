@@ -188,6 +188,17 @@ def study_target(workspace: Path, study: str) -> str:
     return f"studies/{study}/dvc.yaml"
 
 
+def outlook(workspace: Path, target: str) -> list[str]:
+    """Say which stages a reproduction would run; nothing is run or written.
+
+    Raises:
+        FedsiloError: dvc failed.
+    """
+    told = run_dvc(workspace, "repro", "--dry", target)
+    found = [record.stage for record in map(parse, told.splitlines()) if record and record.outcome == "executed"]
+    return [f"dvc repro {target} would run {', '.join(found) or 'nothing'}"]
+
+
 def check_versioning(workspace: Path, folder: Path, remote: str | None) -> None:
     """Refuse early what ``version_folder`` could not do.
 

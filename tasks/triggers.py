@@ -132,6 +132,18 @@ def verdict_of(path: Path) -> str:
     return str(decision["verdict"])
 
 
+def reason_of(path: Path) -> str:
+    """Read why a decision is as it is.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    decision = files.read_json(path).get("decision")
+    if not isinstance(decision, dict) or not isinstance(decision.get("why"), str):
+        raise DataError(f"cannot use {path}: expected a decision with its reason")
+    return str(decision["why"])
+
+
 def audited_scores(question: Question, sites: list[str]) -> tuple[Decay, ...]:
     """Sum up the scores of labelled cases in use, by site: {site: {"mean", "deviation", "scores"}}."""
     from fedsilo.evaluation import triggers

@@ -27,6 +27,17 @@ def commit(folder: Path, *paths: str) -> tuple[str | None, bool]:
     return _git(folder, "rev-parse", "HEAD"), bool(changes)
 
 
+def changed(folder: Path) -> list[str]:
+    """List the tracked files of a repository that differ from its last commit, but for what phases and promotions write.
+
+    Raises:
+        DataError: git failed.
+    """
+    skipped = (*MADE, ":(exclude)audit", ":(exclude)releases")
+    told = _read(folder, "status", "--porcelain", "-z", "--untracked-files=no", "--", ".", *skipped).decode(errors="replace")
+    return sorted(entry[3:] for entry in told.split("\0") if entry[3:])
+
+
 def environment(lock: Path) -> Environment:
     """Describe the code that runs, by its own repository, and the lock file of the graph that it runs for."""
     made_with = _code()

@@ -33,11 +33,11 @@ def small_workspace(folder, *, seconds=0):
 
 
 def deployment(name, workspace, **changes):
-    """Describe a deployment of retraining as prefect.yaml does."""
+    """Describe a deployment of reproduction as prefect.yaml does."""
     return {
         "name": name,
         "description": "of a test",
-        "entrypoint": "flows/retrain.py:retrain",
+        "entrypoint": "flows/reproduce.py:reproduce",
         "parameters": {"cohort": "demo", "workspace": str(workspace)},
         "tags": ["test"],
         "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
@@ -68,7 +68,7 @@ class Served:
         return SyncPrefectClient(self.url)
 
     def runs(self, name):
-        """Read the runs of a deployment of retraining."""
+        """Read the runs of a deployment of reproduction."""
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 
         with self.api() as api:
@@ -111,7 +111,7 @@ def start(folder, deployments):
     process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT)
     log.close()
     deadline = time.monotonic() + WAIT_SECONDS
-    while f"serving retrain/{deployments[-1]['name']}" not in (folder / "serve.log").read_text():
+    while f"serving reproduce/{deployments[-1]['name']}" not in (folder / "serve.log").read_text():
         assert process.poll() is None, (folder / "serve.log").read_text()
         assert time.monotonic() < deadline, (folder / "serve.log").read_text()
         time.sleep(0.5)

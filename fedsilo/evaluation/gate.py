@@ -41,7 +41,7 @@ def judge(
     lost = None
     rules = [
         _planned(changes),
-        Rule("validity", FAIL if paired.flaws else PASS, "; ".join(paired.flaws) or "every case of every site has scores"),
+        _valid(paired.flaws),
     ]
     if not paired.flaws:
         units = tuple(_units(paired, holdout, policy))
@@ -70,6 +70,37 @@ def judge(
         code=code,
         units=units,
         lost=lost,
+    )
+
+
+def judge_first(candidate: Scored, holdout: Holdout, policy: GateParams, *, reason: str, code: str) -> Verdict:
+    """Judge a model where none is in use: its scores must be valid, and the rest is for people to answer.
+
+    Args:
+        candidate: The model and its scores.
+        holdout: On whose test cases it must have been scored.
+        policy: By which methods.
+        reason: Why there should be a model.
+        code: Hash of the code that judges.
+    """
+    flaws = pairs.flaws_of(candidate, holdout, policy)
+    rules = (_valid(flaws), Rule("champion", INCONCLUSIVE, "no model is in use to compare with"))
+    verdict = _worst(rule.verdict for rule in rules)
+    return Verdict(
+        verdict=verdict,
+        decided_by=tuple(rule.name for rule in rules if rule.verdict == verdict),
+        rules=rules,
+        champion=None,
+        candidate=candidate.model,
+        holdout=holdout.digest,
+        holdout_sites=dict(sorted(holdout.sha256.items())),
+        uses=holdout.uses,
+        reason=reason,
+        changes=ChangeCheck(()),
+        policy=policy,
+        code=code,
+        units=(),
+        lost=None,
     )
 
 
@@ -175,6 +206,10 @@ def _said(unit: Unit) -> str:
     if unit.num_patients < unit.num_needed:
         return f"{where} has {unit.num_patients} patients, needed are {unit.num_needed}"
     return f"{where} may be lower by {-unit.low:.4f}, margin {unit.margin:g}"
+
+
+def _valid(flaws: Sequence[str]) -> Rule:
+    return Rule("validity", FAIL if flaws else PASS, "; ".join(flaws) or "every case of every site has scores")
 
 
 def _planned(changes: ChangeCheck) -> Rule:

@@ -100,6 +100,13 @@ def pair(champion: Scored, candidate: Scored, holdout: Holdout, policy: GatePara
     return Pairs(differences, missed, ())
 
 
+def flaws_of(candidate: Scored, holdout: Holdout, policy: GateParams) -> tuple[str, ...]:
+    """Say what is wrong with the scores of a model that has no champion, sorted; empty if nothing is."""
+    table = _chosen(candidate.table, holdout, policy)
+    found = {*_placed("candidate", candidate, holdout), *_whole("candidate", table, holdout)}
+    return tuple(sorted(found))
+
+
 def _named(champion: Scored, candidate: Scored) -> tuple[tuple[str, Scored], ...]:
     return ("champion", champion), ("candidate", candidate)
 

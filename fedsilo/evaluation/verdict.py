@@ -97,8 +97,9 @@ class Verdict:
     Attributes:
         verdict: ``fail`` if a rule failed, ``pass`` if all passed, else ``inconclusive``.
         decided_by: Rules with that verdict, if it is no pass.
-        rules: In order: plan, validity, non-inferiority, catastrophes, worst site, reason, subgroups, hold-out.
-        champion: SHA-256 of the model that is in use.
+        rules: In order: plan, validity, non-inferiority, catastrophes, worst site, reason, subgroups, hold-out; of a first model
+            validity, champion.
+        champion: SHA-256 of the model that is in use; None if none is.
         candidate: SHA-256 of the model that was judged.
         holdout: SHA-256 of the hold-out.
         holdout_sites: By site.
@@ -114,7 +115,7 @@ class Verdict:
     verdict: Outcome
     decided_by: tuple[str, ...]
     rules: tuple[Rule, ...]
-    champion: str
+    champion: str | None
     candidate: str
     holdout: str
     holdout_sites: Mapping[str, str]

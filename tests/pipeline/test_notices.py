@@ -46,14 +46,14 @@ def test_without_a_block_a_failed_run_is_logged(prefect_backend, inbox, caplog):
 
 
 def test_a_run_that_takes_too_long_is_ended_with_all_it_started(block, tmp_path, monkeypatch):
-    from flows.retrain import retrain
+    from flows.reproduce import reproduce
 
     monkeypatch.setenv("FEDSILO_TEST_MARK", str(tmp_path))
     workspace = serving.small_workspace(tmp_path / "slow", seconds=300)
     began = time.monotonic()
 
     # long enough for a busy machine to be at the stage: a request that a timeout interrupts leaves its socket open
-    state = retrain.with_options(timeout_seconds=20)("demo", str(workspace), return_state=True)
+    state = reproduce.with_options(timeout_seconds=20)("demo", str(workspace), return_state=True)
 
     assert state.name == "TimedOut"
     assert time.monotonic() - began < 120

@@ -41,7 +41,7 @@ def test_a_schedule_starts_a_run_that_does_the_work(served):
 
     assert (served.home.parent / "small" / "made").read_text() == "content"
     with served.api() as api:
-        found = api.read_deployment_by_name("retrain/scheduled")
+        found = api.read_deployment_by_name("reproduce/scheduled")
         api.pause_deployment(found.id)
     assert done.auto_scheduled
     assert [schedule.schedule.interval.total_seconds() for schedule in found.schedules] == [EVERY_SECONDS]
@@ -59,7 +59,7 @@ def test_accepted_data_start_a_run_for_their_cohort(served):
 
 def test_two_triggers_at_once_make_one_run(served):
     with served.api() as api:
-        found = api.read_deployment_by_name("retrain/slow")
+        found = api.read_deployment_by_name("reproduce/slow")
         first, second = (api.create_flow_run_from_deployment(found.id).id for _ in range(2))
 
     def is_settled(runs):
@@ -84,7 +84,7 @@ def test_nothing_is_left_of_it(served):
     """Last in this module: a run is under way when serving is asked to end."""
     with served.api() as api:
         (served.home.parent / "slow" / "source").write_text("other")
-        api.create_flow_run_from_deployment(api.read_deployment_by_name("retrain/slow").id)
+        api.create_flow_run_from_deployment(api.read_deployment_by_name("reproduce/slow").id)
     served.wait("slow", lambda runs: "Running" in map(named, runs))
     assert len(served.processes()) > 3
 
@@ -101,9 +101,9 @@ def test_an_unknown_entrypoint_is_refused(tmp_path):
     from flows import deployments
 
     listing = tmp_path / "prefect.yaml"
-    listing.write_text(yaml.safe_dump({"deployments": [serving.deployment("x", ".", entrypoint="flows/retrain.py:main")]}))
+    listing.write_text(yaml.safe_dump({"deployments": [serving.deployment("x", ".", entrypoint="flows/reproduce.py:main")]}))
 
-    with pytest.raises(ParamsError, match=r"deployment x: no entrypoint 'flows/retrain.py:main'; there are"):
+    with pytest.raises(ParamsError, match=r"deployment x: no entrypoint 'flows/reproduce.py:main'; there are"):
         deployments.read(listing)
 
 

@@ -37,25 +37,25 @@ def workspace(tmp_path):
     return tmp_path
 
 
-def test_retraining_twice_does_the_work_once(prefect_backend, workspace):
-    from flows.retrain import retrain
+def test_reproducing_twice_does_the_work_once(prefect_backend, workspace):
+    from flows.reproduce import reproduce
 
-    first = retrain("demo", str(workspace))
+    first = reproduce("demo", str(workspace))
     lock = (workspace / "dvc.lock").read_bytes()
-    second = retrain("demo", str(workspace))
+    second = reproduce("demo", str(workspace))
 
     assert first.with_outcome("executed") == second.with_outcome("skipped") == ("prepare", "train")
     assert (workspace / "dvc.lock").read_bytes() == lock
 
 
 def test_what_comes_from_the_cache_is_told_of_in_the_trail(prefect_backend, workspace):
-    from flows.retrain import retrain
+    from flows.reproduce import reproduce
 
-    retrain("demo", str(workspace))
+    reproduce("demo", str(workspace))
     assert not (workspace / "audit").exists(), "these stages keep no trail, and nothing was restored"
     (workspace / "a").unlink()
 
-    assert retrain("demo", str(workspace)).with_outcome("restored") == ("prepare",)
+    assert reproduce("demo", str(workspace)).with_outcome("restored") == ("prepare",)
 
     opened, restored = verifier.read_events(trail.read(workspace / "audit/demo/federation.jsonl"))
     assert opened.kind == "log.open"
@@ -66,13 +66,13 @@ def test_what_comes_from_the_cache_is_told_of_in_the_trail(prefect_backend, work
 
 
 def test_the_flow_and_dvc_by_hand_leave_the_same_lock_file(prefect_backend, workspace, tmp_path_factory, monkeypatch):
-    from flows.retrain import retrain
+    from flows.reproduce import reproduce
 
     other = shutil.copytree(workspace, tmp_path_factory.mktemp("by-hand") / "workspace")
     monkeypatch.setenv("FEDSILO_OUTER_RUN", "none")
     repro.reproduce(other, "dvc.yaml", variables={}, echo=[].append)
 
-    retrain("demo", str(workspace))
+    reproduce("demo", str(workspace))
 
     assert (workspace / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
 
@@ -80,36 +80,36 @@ def test_the_flow_and_dvc_by_hand_leave_the_same_lock_file(prefect_backend, work
 def test_stages_learn_which_run_started_them_and_people_get_a_table(prefect_backend, workspace):
     from prefect.client.orchestration import get_client
 
-    from flows.retrain import retrain
+    from flows.reproduce import reproduce
 
-    state = retrain("demo", str(workspace), return_state=True)
+    state = reproduce("demo", str(workspace), return_state=True)
 
     outer = (workspace / "run").read_text()
     assert outer == str(state.state_details.flow_run_id)
     with get_client(sync_client=True) as client:
-        assert client.read_flow_run(outer).name == "retrain demo"
+        assert client.read_flow_run(outer).name == "reproduce demo"
         (table,) = [found for found in client.read_artifacts() if str(found.flow_run_id) == outer]
     assert table.key == "repro-report"
 
 
 def test_a_second_one_at_the_same_time_is_refused(prefect_backend, workspace):
-    from flows.retrain import retrain
+    from flows.reproduce import reproduce
 
     with FileLock(workspace / repro.LOCK_NAME), pytest.raises(FedsiloError, match="another run holds"):
-        retrain("demo", str(workspace))
+        reproduce("demo", str(workspace))
 
     assert not (workspace / "a").exists()
 
 
 def test_an_unknown_cohort_is_refused(prefect_backend, workspace):
-    from flows.retrain import retrain
+    from flows.reproduce import reproduce
 
     with pytest.raises(ParamsError, match=r"no cohort 'demi'.*there are demo, liver"):
-        retrain("demi", str(workspace))
+        reproduce("demi", str(workspace))
 
 
 def test_a_study_is_reproduced_instead_of_a_cohort(prefect_backend, workspace):
-    from flows.retrain import retrain
+    from flows.reproduce import reproduce
     from tasks import results
 
     folder = workspace / "studies" / "small"
@@ -117,14 +117,14 @@ def test_a_study_is_reproduced_instead_of_a_cohort(prefect_backend, workspace):
     stage = {"cmd": "python -c \"import os; os.mkdir('results'); open('results/tables.md', 'w').write('| a table |')\""}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"summarise": {**stage, "outs": ["results"]}}}))
 
-    done = retrain("demo", str(workspace), "small")
+    done = reproduce("demo", str(workspace), "small")
 
     assert done.with_outcome("executed") == ("studies/small/dvc.yaml:summarise",)
     assert not (workspace / "a").exists()
     assert "| a table |" in results.study_summary(workspace, "small")
     assert str(folder / "results") in results.study_summary(workspace, "small")
     with pytest.raises(ParamsError, match=r"no study 'smal'.*there are small"):
-        retrain("demo", str(workspace), "smal")
+        reproduce("demo", str(workspace), "smal")
 
 
 def test_a_cohort_and_a_study_at_once_are_refused(capsys):

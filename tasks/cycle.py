@@ -1,0 +1,163 @@
+"""A retraining as the trail has it: a decision opens it, an end closes it, and all between is found again after a crash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedsilo.audit import founding as foundings
+from fedsilo.audit import releases, trail, verifier
+from fedsilo.audit.events import INCONCLUSIVE, PASS, Decision, Subject
+from fedsilo.audit.order_checks import OVERRIDE
+from fedsilo.audit.register import FEDERATION_LOG
+from fedsilo.audit.state import Candidate
+from fedsilo.errors import DataError
+from tasks import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from fedsilo.audit.events import Event
+    from tasks.release_paths import ReleasePaths
+    from tasks.trails import Scribe
+
+END = "retrain.end"
+PROMOTED, UNCHANGED, FAILED, KEPT, REJECTED, UNANSWERED = "promoted", "unchanged", "failed", "kept", "rejected", "unanswered"
+"""How a retraining ends: its model is in use; it is the one in use; the gate failed it; the gate was not sure; a person said no;
+nobody answered in time."""
+
+
+def opened_by(events: Iterable[Event]) -> Event | None:
+    """Find the decision that opened the retraining that is under way, among events in order; None if none is."""
+    found = None
+    for event in events:
+        if event.kind != "retrain.decision" or event.decision is None:
+            continue
+        if event.decision.gate == END:
+            found = None
+        elif event.decision.verdict == "yes":
+            found = event
+    return found
+
+
+def end(scribe: Scribe, how: str, text: str, *, model: str | None = None, name: str) -> None:
+    """Close the retraining that is under way.
+
+    Args:
+        scribe: Of the federation's open trail.
+        how: One of the ends.
+        text: Why, in a line.
+        model: Hash of its candidate, if it had one.
+        name: Of the candidate, ``<run>/global``.
+    """
+    subject = None if model is None else Subject("model", name, after=model)
+    scribe.append("retrain.decision", text, subject=subject, decision=Decision(END, how))
+
+
+def champion(scribe: Scribe, federation: str) -> str | None:
+    """Give the hash of the model in use; None if none is."""
+    found = scribe.opened.state.champions.get(releases.name_of(federation))
+    return None if found is None else found.current
+
+
+def promotion_since(events: Sequence[Event], opened: Event, model: str) -> Event | None:
+    """Find the promotion of a model after the decision that asked for it."""
+    later = (event for event in events if event.kind == "promote" and event.seq > opened.seq)
+    return next((event for event in later if event.subject and event.subject.after == model), None)
+
+
+def answer(scribe: Scribe, opened: Event, model: str) -> str | None:
+    """Say what persons answered since a retraining was opened: ``approve`` if enough did, ``reject`` if one did, None so far.
+
+    Signatures and persons were checked when the answers were appended; what was said before the retraining does not count.
+    """
+    told = scribe.events("gate.verdict", "approve", "reject")
+    about = [event for event in told if event.seq > opened.seq and event.subject and event.subject.after == model]
+    given = [event for event in about if event.kind != "gate.verdict"]
+    if given and given[-1].kind == "reject":
+        return "reject"
+    candidate = scribe.opened.state.candidates.get(model, Candidate())
+    keys = {str(event.attached["key"]) for event in given if event.kind == "approve" and event.attached}
+    lately = {scribe.register[key].entry.actor for key in keys} & set(candidate.approvers)
+    return "approve" if len(lately) >= needed(scribe, model) else None
+
+
+def needed(scribe: Scribe, model: str) -> int:
+    """Say how many persons must approve a model by its last verdict.
+
+    Raises:
+        DataError: The gate failed it, or has said nothing of it.
+    """
+    verdict = scribe.opened.state.candidates.get(model, Candidate()).verdict
+    if verdict not in (PASS, INCONCLUSIVE):
+        raise DataError(f"{model} cannot be approved: its verdict is {verdict or 'missing'}")
+    approvals = scribe.founding.policy.approvals
+    return approvals if verdict == PASS else max(approvals, OVERRIDE)
+
+
+def reason_of(decision: Event) -> str:
+    """Give the reason of a decision, without its yes."""
+    return decision.why.text.partition(": ")[2]
+
+
+def next_version(paths: ReleasePaths) -> str:
+    """Name the version after the newest: its next minor; ``v1.0.0`` is the first."""
+    prefix = releases.version_tag(paths.artifact, "")
+    known = [name.removeprefix(prefix) for name in versions.tags(paths.workspace, prefix)]
+    numbers = [tuple(map(int, found.groups())) for found in map(releases.VERSION_TEXT.fullmatch, known) if found]
+    if not numbers:
+        return "v1.0.0"
+    major, minor, _ = max(numbers)
+    return f"v{major}.{minor + 1}.0"
+
+
+def check_committed(workspace: Path, paths: Sequence[Path]) -> None:
+    """Refuse to train what no commit names: the plan, the params, the cohort file, code and data must be committed.
+
+    Args:
+        workspace: Root of the repository.
+        paths: Files that must be in the last commit as they are.
+
+    Raises:
+        DataError: Something is not; names it.
+    """
+    versions.check_repository(workspace)
+    root = workspace.resolve()
+    loose = [path for path in paths if not (path.resolve().is_relative_to(root) and versions.is_committed(root, path.resolve()))]
+    if loose:
+        raise DataError(f"commit first what is trained with: {', '.join(map(str, loose))}")
+    changed = versions.changed(workspace)
+    if changed:
+        raise DataError(f"commit first what is trained with: {', '.join(changed)}")
+
+
+def is_open(scribe: Scribe) -> Event | None:
+    """Find the retraining that is under way."""
+    return opened_by(scribe.events("retrain.decision"))
+
+
+def outlook(paths: ReleasePaths) -> list[str]:
+    """Say where a federation's retraining stands, by its verified trail; nothing is written.
+
+    Raises:
+        AuditRefusedError: The trail is refused.
+        DataError: It cannot be checked.
+    """
+    audit = paths.audit
+    if not audit.founding.is_file():
+        return ["nobody has founded the federation: the first phase makes demo keys for it"]
+    setting = verifier.setting_of(foundings.read(audit.founding), FEDERATION_LOG)
+    content, known = trail.read_anchored(audit.log(FEDERATION_LOG), audit.checkpoints_dir(FEDERATION_LOG))
+    verdict, events = verifier.verify(content, setting, known), verifier.read_events(content)
+    found, opened = verdict.state.champions.get(releases.name_of(paths.federation)), opened_by(events)
+    lines = [f"in use: {found.current if found else 'nothing'}"]
+    if opened is None:
+        return [*lines, "no retraining is under way: prepare, look for drift, decide"]
+    lines.append(f"a retraining is under way since {opened.ts}, line {opened.seq + 1}: {reason_of(opened)}")
+    later = [event for event in events if event.seq > opened.seq]
+    judged = next((event for event in reversed(later) if event.kind == "gate.verdict"), None)
+    if judged is None or judged.subject is None or judged.decision is None:
+        return [*lines, "its candidate is to be trained and judged"]
+    answers = [event.kind for event in later if event.kind in ("approve", "reject") and event.subject == judged.subject]
+    said = f"the gate said {judged.decision.verdict} of {judged.subject.after}"
+    return [*lines, f"{said}; persons: {', '.join(answers) or 'nobody'}"]
