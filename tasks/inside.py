@@ -63,7 +63,8 @@ def evaluate(site: str, federation: Federation) -> Path:
 
 @task(name="collect", task_run_name="collect cases", cache_policy=NO_CACHE, persist_result=False)
 def collect(parts: list[Path], federation: Federation) -> Path:
-    """Join the sites' tables and pictures."""
+    """Join the sites' tables and pictures; without baselines their folder, an output of the stage, is empty."""
+    federation.paths.baselines_dir.mkdir(parents=True, exist_ok=True)
     return scoring.collect_parts(federation, "inside", parts)
 
 

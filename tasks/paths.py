@@ -109,7 +109,12 @@ class RunPaths:
         """A site's baseline model: ``local``, ``finetuned`` or ``finetuned_best``."""
         _check_name(site, "a site")
         _check_name(method, "a method")
-        return self.run_dir / "baselines" / site / f"{method}.safetensors"
+        return self.baselines_dir / site / f"{method}.safetensors"
+
+    @property
+    def baselines_dir(self) -> Path:
+        """Folder of all baseline models."""
+        return self.run_dir / "baselines"
 
     @property
     def rounds_table(self) -> Path:
