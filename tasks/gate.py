@@ -51,10 +51,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class Question:
-    """What a gate is asked: candidate against champion over a cohort's hold-out, by a plan and for a reason."""
+    """What a gate is asked: candidate against champion over a cohort's hold-out, by a plan and for a reason.
+
+    ``champion`` is None if the trail names no model in use: then there is nothing to compare with, and nothing passes.
+    """
 
     roster: Roster
-    champion: Contender
+    champion: Contender | None
     candidate: Contender
     plan: Path
     reason: str
@@ -72,22 +75,32 @@ def gates_dir(paths: AuditPaths) -> Path:
 
 @task(name="judge", task_run_name="judge {question.candidate.name}", cache_policy=NO_CACHE, persist_result=False)
 def judge(question: Question) -> Path:
-    """Judge a candidate, write the verdict and say so in the trail; judged again, the same is said once."""
+    """Judge a candidate, write the verdict and say so in the trail; judged again, the same is said once.
+
+    Raises:
+        DataError: The champion is not the model in use, or is left out though one is; a run's files cannot be used.
+        ParamsError: The plan cannot be used.
+    """
     from fedsilo import files
     from fedsilo.evaluation import gate, pccp, verdict
+    from fedsilo.evaluation.pccp import ChangeCheck
 
     scribe = trails.scribe(question.paths.audit)
     _check_champion(question, scribe)
     plan = pccp.load(question.plan)
     told = scribe.events("evaluate", "gate.verdict")
-    champion, candidate = (_scored(contender, told) for contender in (question.champion, question.candidate))
-    made = _make(question, question.champion, champion), _make(question, question.candidate, candidate)
+    candidate = _scored(question.candidate, told)
+    made = _make(question, question.candidate, candidate)
+    champion, changes = None, ChangeCheck(())
+    if question.champion is not None:
+        champion = _scored(question.champion, told)
+        changes = pccp.check_changes(_make(question, question.champion, champion), made, plan.changes)
     found = gate.judge(
         champion,
         candidate,
         _holdout(question, candidate.model, told),
         plan.gate,
-        changes=pccp.check_changes(*made, plan.changes),
+        changes=changes,
         reason=question.reason,
         code=_code(),
     )
@@ -100,10 +113,10 @@ def judge(question: Question) -> Path:
 
 
 def _check_champion(question: Question, scribe: Scribe) -> None:
-    """Refuse to compare with any model but the one in use, once the trail says which that is.
+    """Refuse to compare with any model but the one in use, or with none, once the trail says which that is.
 
     Raises:
-        DataError: It is another.
+        DataError: It is another, or was left out.
     """
     from fedsilo import files
     from fedsilo.audit import releases
@@ -111,6 +124,8 @@ def _check_champion(question: Question, scribe: Scribe) -> None:
     champion = scribe.opened.state.champions.get(releases.name_of(question.paths.cohort))
     if champion is None:
         return
+    if question.champion is None:
+        raise DataError(f"in use is {champion.current}: score it and name its run as the champion")
     given = f"sha256:{files.sha256_file(question.champion.paths.global_state)}"
     if champion.current != given:
         raise DataError(f"{question.champion.name} is {given}, in use is {champion.current}: score and name that one")
@@ -197,21 +212,25 @@ def _tell(question: Question, found: Verdict, path: Path, told: Sequence[Event])
     if said and said[-1].decision == decision:
         return
     plan = trails.artifact(question.plan, PCCP)
-    changed = ", ".join(change.name for change in found.changes.changes) or "nothing"
-    scribe.append(
-        "pccp.check",
-        f"differs from the champion in {changed}",
-        subject=subject,
-        inputs=[plan, Artifact(question.champion.name, found.champion)],
-        decision=Decision(PCCP, found.changes.verdict, f"sha256:{plan.sha256}"),
-    )
-    tables = [contender.paths.cases_table(phase) for contender in (question.champion, question.candidate) for phase in PHASES]
+    compared = []
+    if question.champion is not None and found.champion is not None:
+        compared = [Artifact(question.champion.name, found.champion)]
+        changed = ", ".join(change.name for change in found.changes.changes) or "nothing"
+        scribe.append(
+            "pccp.check",
+            f"differs from the champion in {changed}",
+            subject=subject,
+            inputs=[plan, *compared],
+            decision=Decision(PCCP, found.changes.verdict, f"sha256:{plan.sha256}"),
+        )
+    contenders = [contender for contender in (question.champion, question.candidate) if contender is not None]
+    tables = [contender.paths.cases_table(phase) for contender in contenders for phase in PHASES]
     scribe.append(
         "gate.verdict",
         f"{found.verdict}: {', '.join(found.decided_by) or 'all rules'}",
         subject=subject,
         inputs=[
-            Artifact(question.champion.name, found.champion),
+            *compared,
             Artifact(USED, found.holdout),
             plan,
             *(trails.artifact(table, table.relative_to(paths.workspace).as_posix()) for table in tables),
