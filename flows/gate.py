@@ -31,9 +31,10 @@ def judge_candidate(question: Question) -> Path:
 def body(options: argparse.Namespace) -> str:
     """Hold the candidate's folder and the trail while the gate judges; print what it found and return the verdict."""
     roster, params = rosters.load_run(options.cohort, options.params)
-    before = rosters.load_run(options.cohort, options.champion_params)[1] if options.champion_params else params
-    candidate = RunPaths(options.workspace, roster.name, options.candidate)
-    champion = Contender(RunPaths(options.workspace, roster.name, options.champion), before) if options.champion else None
+    champion, candidate = None, RunPaths(options.workspace, roster.name, options.candidate)
+    if options.champion is not None:
+        before = rosters.load_run(options.cohort, options.champion_params)[1] if options.champion_params else params
+        champion = Contender(RunPaths(options.workspace, roster.name, options.champion), before)
     question = Question(roster, champion, Contender(candidate, params), options.pccp, options.reason.strip())
     with locks.hold_folder(candidate.checkpoints_dir), trails.held(candidate, [site.name for site in roster.inside]):
         path = judge_candidate(question)
@@ -45,7 +46,7 @@ def body(options: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the gate from the command line."""
     made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    made.add_argument("--champion", metavar="RUN", help="folder in runs/ of the model that is in use; left out if none is")
+    made.add_argument("--champion", metavar="RUN", help="folder in runs/ of the model in use; left out before there is one")
     made.add_argument("--candidate", required=True, metavar="RUN", help="folder in runs/ of the model that may replace it")
     made.add_argument("--cohort", type=Path, default=Path("cohorts/demo.yaml"), help="cohort file (default: %(default)s)")
     made.add_argument("--params", type=Path, default=Path("params.yaml"), help="of the candidate (default: %(default)s)")
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--reason", default="", help="why to replace a champion that is as good: new data, security")
     made.add_argument("--workspace", type=Path, default=Path(), help="folder that holds data/ and runs/ (default: here)")
     options = made.parse_args(argv)
+    if options.champion_params and options.champion is None:
+        made.error("--champion-params are of a --champion")
     verdicts: list[str] = []
     failed = cli.guard(lambda: verdicts.append(body(options)))
     return failed or CODES[verdicts[0]]

@@ -35,9 +35,9 @@ class DriftPaths:
         return sorted(self.reports_dir(site).glob("[0-9][0-9][0-9][0-9].json"))
 
     @property
-    def decision(self) -> Path:
-        """The last decision whether to train again."""
-        return self.run.workspace / "reports" / self.run.cohort / "retrain" / "decision.json"
+    def decisions_dir(self) -> Path:
+        """Decisions whether to train again, each named by the first digits of its hash; the trail says which is the last."""
+        return self.run.workspace / "reports" / self.run.cohort / "retrain"
 
 
 def _checked(site: str) -> str:

@@ -53,7 +53,7 @@ class Contender:
 class Question:
     """What a gate is asked: candidate against champion over a cohort's hold-out, by a plan and for a reason.
 
-    ``champion`` is None where no model is in use yet.
+    ``champion`` is None if the trail names no model in use: then there is nothing to compare with, and nothing passes.
     """
 
     roster: Roster
@@ -75,22 +75,35 @@ def gates_dir(paths: AuditPaths) -> Path:
 
 @task(name="judge", task_run_name="judge {question.candidate.name}", cache_policy=NO_CACHE, persist_result=False)
 def judge(question: Question) -> Path:
-    """Judge a candidate, write the verdict and say so in the trail; judged again, the same is said once."""
+    """Judge a candidate, write the verdict and say so in the trail; judged again, the same is said once.
+
+    Raises:
+        DataError: The champion is not the model in use, or is left out though one is; a run's files cannot be used.
+        ParamsError: The plan cannot be used.
+    """
     from fedsilo import files
     from fedsilo.evaluation import gate, pccp, verdict
+    from fedsilo.evaluation.pccp import ChangeCheck
 
     scribe = trails.scribe(question.paths.audit)
     _check_champion(question, scribe)
     plan = pccp.load(question.plan)
     told = scribe.events("evaluate", "gate.verdict")
     candidate = _scored(question.candidate, told)
-    holdout, made = _holdout(question, candidate.model, told), _make(question, question.candidate, candidate)
-    if question.champion is None:
-        found = gate.judge_first(candidate, holdout, plan.gate, reason=question.reason, code=_code())
-    else:
+    made = _make(question, question.candidate, candidate)
+    champion, changes = None, ChangeCheck(())
+    if question.champion is not None:
         champion = _scored(question.champion, told)
         changes = pccp.check_changes(_make(question, question.champion, champion), made, plan.changes)
-        found = gate.judge(champion, candidate, holdout, plan.gate, changes=changes, reason=question.reason, code=_code())
+    found = gate.judge(
+        champion,
+        candidate,
+        _holdout(question, candidate.model, told),
+        plan.gate,
+        changes=changes,
+        reason=question.reason,
+        code=_code(),
+    )
     text = verdict.text(found)
     path = gates_dir(question.paths.audit) / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     files.write_text(path, text)
@@ -100,10 +113,10 @@ def judge(question: Question) -> Path:
 
 
 def _check_champion(question: Question, scribe: Scribe) -> None:
-    """Refuse to compare with any model but the one in use, once the trail says which that is.
+    """Refuse to compare with any model but the one in use, or with none, once the trail says which that is.
 
     Raises:
-        DataError: It is another, or none is named though one is in use.
+        DataError: It is another, or was left out.
     """
     from fedsilo import files
     from fedsilo.audit import releases
@@ -112,7 +125,7 @@ def _check_champion(question: Question, scribe: Scribe) -> None:
     if champion is None:
         return
     if question.champion is None:
-        raise DataError(f"in use is {champion.current}: score and name that one")
+        raise DataError(f"in use is {champion.current}: score it and name its run as the champion")
     given = f"sha256:{files.sha256_file(question.champion.paths.global_state)}"
     if champion.current != given:
         raise DataError(f"{question.champion.name} is {given}, in use is {champion.current}: score and name that one")
@@ -199,9 +212,10 @@ def _tell(question: Question, found: Verdict, path: Path, told: Sequence[Event])
     if said and said[-1].decision == decision:
         return
     plan = trails.artifact(question.plan, PCCP)
-    changed = ", ".join(change.name for change in found.changes.changes) or "nothing"
-    compared = [] if question.champion is None else [Artifact(question.champion.name, str(found.champion))]
-    if compared:
+    compared = []
+    if question.champion is not None and found.champion is not None:
+        compared = [Artifact(question.champion.name, found.champion)]
+        changed = ", ".join(change.name for change in found.changes.changes) or "nothing"
         scribe.append(
             "pccp.check",
             f"differs from the champion in {changed}",
@@ -232,9 +246,8 @@ def last_verdict(paths: RunPaths, model: str) -> Path:
     Raises:
         DataError: There is none, or it is not as the trail says.
     """
-    told = [
-        event for event in trails.scribe(paths.audit).events("gate.verdict") if event.subject and event.subject.after == model
-    ]
+    events = trails.scribe(paths.audit).events("gate.verdict")
+    told = [event for event in events if event.subject and event.subject.after == model]
     if not told or not told[-1].outputs:
         raise DataError(f"the gate has given no verdict on {model}")
     path = paths.workspace / told[-1].outputs[0].name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -79,7 +81,9 @@ def decide(question: Question) -> Path:
         "reports": {path.relative_to(question.paths.workspace).as_posix(): files.sha256_file(path) for path in reports},
         "policy": question.policy.model_dump(mode="json"),
     }
-    path = files.write_json(paths.decision, content)
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = files.write_text(paths.decisions_dir / f"{name}.json", text)
     _tell(scribe, path, verdict=decision.verdict, text=f"{decision.verdict}: {decision.why}", reports=reports, question=question)
     get_run_logger().info("%s: %s, %s", decision.verdict, decision.why, path)
     return path
@@ -118,6 +122,23 @@ def news_of(question: Question, site: str, commit: str) -> News:
             kept = files.write_bytes(question.paths.checkpoints_dir / "retrain" / site / "manifest.csv", content)
             known = {row.content_hash for row in manifest.read(kept)}
     return News(site, known=len(known), new=len(now - known))
+
+
+def last_decision(scribe: Scribe, paths: RunPaths) -> Path | None:
+    """Find the file of the last decision that the trail has; None if it has none.
+
+    Raises:
+        DataError: The file is missing, or is not the one that the trail names.
+    """
+    told = [event for event in scribe.events("retrain.decision") if event.outputs]
+    if not told:
+        return None
+    (named,) = told[-1].outputs
+    path = paths.workspace / named.name
+    found = files.sha256_file(path) if path.is_file() else "missing"
+    if found != named.sha256:
+        raise DataError(f"{path} is {found}, the decision in line {told[-1].seq + 1} of the log is {named.sha256}")
+    return path
 
 
 def verdict_of(path: Path) -> str:

@@ -14,9 +14,11 @@ from fedsilo.evaluation.pccp import ChangeCheck, GateParams
 from fedsilo.evaluation.statistics import Patients
 from fedsilo.evaluation.verdict import DECIMALS, FAIL, INCONCLUSIVE, PASS, Lost, Outcome, Rule, Unit, Verdict
 
+NO_CHAMPION = Rule("champion", INCONCLUSIVE, "no model is in use, so there is nothing to compare with")
+
 
 def judge(
-    champion: Scored,
+    champion: Scored | None,
     candidate: Scored,
     holdout: Holdout,
     policy: GateParams,
@@ -27,23 +29,23 @@ def judge(
 ) -> Verdict:
     """Judge a candidate against the champion on one hold-out.
 
+    Without a champion nothing is compared: the verdict is inconclusive, or fail if the candidate's scores are not valid.
+
     Args:
-        champion: The model in use and its scores.
+        champion: The model in use and its scores; None if no model is in use.
         candidate: The model that may replace it, and its scores.
         holdout: On whose test cases both must have been scored.
         policy: What must be shown.
-        changes: What differs in the making of the models; outside the plan nothing passes.
+        changes: What differs in the making of the models; outside the plan nothing passes. Without a champion nothing does.
         reason: Why the candidate should replace the champion even if it is better nowhere; empty if there is none.
         code: Hash of the code that judges.
     """
-    paired = pairs.pair(champion, candidate, holdout, policy)
+    paired = None if champion is None else pairs.pair(champion, candidate, holdout, policy)
+    flaws = pairs.flaws_of("candidate", candidate, holdout, policy) if paired is None else paired.flaws
     units: tuple[Unit, ...] = ()
     lost = None
-    rules = [
-        _planned(changes),
-        _valid(paired.flaws),
-    ]
-    if not paired.flaws:
+    rules = [NO_CHAMPION if paired is None else _planned(changes), _valid(flaws)]
+    if paired is not None and not flaws:
         units = tuple(_units(paired, holdout, policy))
         lost = catastrophes(paired, policy)
         rules += [
@@ -52,14 +54,15 @@ def judge(
             _worst_site(units, policy),
             _reason(units, reason),
             _noninferior("subgroups", [unit for unit in units if unit.kind != "site"]),
-            _fresh(holdout, policy),
         ]
+    if not flaws:
+        rules.append(_fresh(holdout, policy))
     verdict = _worst(rule.verdict for rule in rules)
     return Verdict(
         verdict=verdict,
         decided_by=() if verdict == PASS else tuple(rule.name for rule in rules if rule.verdict == verdict),
         rules=tuple(rules),
-        champion=champion.model,
+        champion=champion and champion.model,
         candidate=candidate.model,
         holdout=holdout.digest,
         holdout_sites=dict(sorted(holdout.sha256.items())),
@@ -70,37 +73,6 @@ def judge(
         code=code,
         units=units,
         lost=lost,
-    )
-
-
-def judge_first(candidate: Scored, holdout: Holdout, policy: GateParams, *, reason: str, code: str) -> Verdict:
-    """Judge a model where none is in use: its scores must be valid, and the rest is for people to answer.
-
-    Args:
-        candidate: The model and its scores.
-        holdout: On whose test cases it must have been scored.
-        policy: By which methods.
-        reason: Why there should be a model.
-        code: Hash of the code that judges.
-    """
-    flaws = pairs.flaws_of(candidate, holdout, policy)
-    rules = (_valid(flaws), Rule("champion", INCONCLUSIVE, "no model is in use to compare with"))
-    verdict = _worst(rule.verdict for rule in rules)
-    return Verdict(
-        verdict=verdict,
-        decided_by=tuple(rule.name for rule in rules if rule.verdict == verdict),
-        rules=rules,
-        champion=None,
-        candidate=candidate.model,
-        holdout=holdout.digest,
-        holdout_sites=dict(sorted(holdout.sha256.items())),
-        uses=holdout.uses,
-        reason=reason,
-        changes=ChangeCheck(()),
-        policy=policy,
-        code=code,
-        units=(),
-        lost=None,
     )
 
 
@@ -208,16 +180,16 @@ def _said(unit: Unit) -> str:
     return f"{where} may be lower by {-unit.low:.4f}, margin {unit.margin:g}"
 
 
-def _valid(flaws: Sequence[str]) -> Rule:
-    return Rule("validity", FAIL if flaws else PASS, "; ".join(flaws) or "every case of every site has scores")
-
-
 def _planned(changes: ChangeCheck) -> Rule:
     """A change that the plan does not allow takes people: the gate cannot judge what it was not made for."""
     outside = [change for change in changes.changes if not change.allowed]
     if outside:
         return Rule("plan", INCONCLUSIVE, "; ".join(f"{change.name}: {change.why}" for change in outside))
     return Rule("plan", PASS, f"it allows all of {len(changes.changes)} changes")
+
+
+def _valid(flaws: Sequence[str]) -> Rule:
+    return Rule("validity", FAIL if flaws else PASS, "; ".join(flaws) or "every case of every site has scores")
 
 
 def _no_catastrophe(lost: Lost) -> Rule:

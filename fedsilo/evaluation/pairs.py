@@ -75,16 +75,12 @@ class Pairs:
 
 def pair(champion: Scored, candidate: Scored, holdout: Holdout, policy: GateParams) -> Pairs:
     """Compare two models' scores patient by patient, by the methods that the policy names for a site's role."""
-    tables = {name: _chosen(scored.table, holdout, policy) for name, scored in _named(champion, candidate)}
-    flaws = [
-        flaw
-        for name, scored in _named(champion, candidate)
-        for flaw in (*_placed(name, scored, holdout), *_whole(name, tables[name], holdout))
-    ]
-    flaws += _matching(tables["champion"], tables["candidate"])
+    tables = [_chosen(scored.table, holdout, policy) for scored in (champion, candidate)]
+    flaws = {*flaws_of("champion", champion, holdout, policy), *flaws_of("candidate", candidate, holdout, policy)}
+    flaws |= set(_matching(*tables))
     if flaws:
-        return Pairs({}, {}, tuple(sorted(set(flaws))))
-    old, new = (tables[name].set_index(list(KEY)).sort_index() for name in ("champion", "candidate"))
+        return Pairs({}, {}, tuple(sorted(flaws)))
+    old, new = (table.set_index(list(KEY)).sort_index() for table in tables)
     differences: dict[str, dict[str, dict[str, Patients]]] = {}
     present = new["flag"] != ABSENT
     for (metric, organ, site), rows in new[present].groupby(["metric", "organ", "site"]):
@@ -100,15 +96,10 @@ def pair(champion: Scored, candidate: Scored, holdout: Holdout, policy: GatePara
     return Pairs(differences, missed, ())
 
 
-def flaws_of(candidate: Scored, holdout: Holdout, policy: GateParams) -> tuple[str, ...]:
-    """Say what is wrong with the scores of a model that has no champion, sorted; empty if nothing is."""
-    table = _chosen(candidate.table, holdout, policy)
-    found = {*_placed("candidate", candidate, holdout), *_whole("candidate", table, holdout)}
-    return tuple(sorted(found))
-
-
-def _named(champion: Scored, candidate: Scored) -> tuple[tuple[str, Scored], ...]:
-    return ("champion", champion), ("candidate", candidate)
+def flaws_of(name: str, scored: Scored, holdout: Holdout, policy: GateParams) -> tuple[str, ...]:
+    """Say what is wrong with the scores of one model; sorted, each begins with the ``name`` that it is told under."""
+    table = _chosen(scored.table, holdout, policy)
+    return tuple(sorted({*_placed(name, scored, holdout), *_whole(name, table, holdout)}))
 
 
 def _chosen(table: pandas.DataFrame, holdout: Holdout, policy: GateParams) -> pandas.DataFrame:

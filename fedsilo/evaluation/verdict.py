@@ -97,8 +97,8 @@ class Verdict:
     Attributes:
         verdict: ``fail`` if a rule failed, ``pass`` if all passed, else ``inconclusive``.
         decided_by: Rules with that verdict, if it is no pass.
-        rules: In order: plan, validity, non-inferiority, catastrophes, worst site, reason, subgroups, hold-out; of a first model
-            validity, champion.
+        rules: In order: plan, validity, non-inferiority, catastrophes, worst site, reason, subgroups, hold-out; without a
+            champion: champion, validity, hold-out.
         champion: SHA-256 of the model that is in use; None if none is.
         candidate: SHA-256 of the model that was judged.
         holdout: SHA-256 of the hold-out.
@@ -108,8 +108,8 @@ class Verdict:
         changes: What differs in the making of the models, and whether the plan allows it.
         policy: The plan's section.
         code: Hash of the code that judged.
-        units: Every comparison; none if the scores are not valid.
-        lost: The catastrophes; None if the scores are not valid.
+        units: Every comparison; none if the scores are not valid, or there is no champion.
+        lost: The catastrophes; None if nothing was compared.
     """
 
     verdict: Outcome

@@ -9,7 +9,8 @@ from tiny_run import ROOT
 from fedsilo.cohort import manifest
 from fedsilo.evaluation import drift_reports
 from flows import decide, drift, phantoms, prepare
-from tasks import trails
+from tasks import trails, triggers
+from tasks.paths import RunPaths
 
 SITES = ("ct-a", "mr-a")
 MORE = ("--set", "phantoms.inside_cases=11")
@@ -77,7 +78,13 @@ def test_a_decision_is_recorded_also_if_it_is_no(watched):
     first, held_back, asked = watched.events("retrain.decision")
     assert [event.decision.verdict for event in (first, held_back, asked)] == ["yes", "no", "yes"]
     assert held_back.why.text.startswith("no: cool-down for 14.0 days more; ")
-    path = watched.folder / "reports/demo/retrain/decision.json"
+    folder = watched.folder / "reports/demo/retrain"
+    hashes = [event.decision.metrics_ref.removeprefix("sha256:") for event in (first, held_back, asked)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{sha256[:12]}.json" for sha256 in hashes)
+    paths = RunPaths(watched.folder, "demo", "demo")
+    with trails.held(paths, ()) as scribe:
+        path = triggers.last_decision(scribe, paths)
+    assert path == folder / f"{hashes[-1][:12]}.json"
     assert asked.decision.metrics_ref == trails.hashed(path)
     content = json.loads(path.read_text())
     assert content["decision"]["trigger"] == "manual"

@@ -59,9 +59,10 @@ def plan(made, repository, *, lenient):
     return path
 
 
-def judge(made, plan, *more):
+def judge(made, plan, *more, champion=FIRST):
     arguments = ["--cohort", str(made.cohort), "--params", str(made.params), "--workspace", str(made.folder)]
-    return gate.main([*arguments, "--champion", FIRST, "--candidate", SECOND, "--pccp", str(plan), *more])
+    compared = ["--champion", champion] if champion else []
+    return gate.main([*arguments, *compared, "--candidate", SECOND, "--pccp", str(plan), *more])
 
 
 def verdicts(made):
@@ -182,3 +183,25 @@ def test_once_a_model_is_in_use_no_other_is_compared_with(runs, repository, caps
 
     assert f"{FIRST}/global is " in (told := capsys.readouterr().err)
     assert f"in use is {model}: score and name that one" in told
+    assert judge(runs, lenient, champion=None) == 1
+    assert f"in use is {model}: score it and name its run" in capsys.readouterr().err
+
+
+def test_a_first_model_is_inconclusive_as_there_is_nothing_to_compare_with(runs, repository):
+    assert judge(runs, plan(runs, repository, lenient=True), champion=None) == 3
+
+    (found,) = verdicts(runs).values()
+    assert (found["champion"], found["decided_by"]) == (None, ["champion"])
+    assert runs.events("pccp.check") == []
+    (said,) = runs.events("gate.verdict")
+    assert [entry.name for entry in said.inputs if "/cases.csv" in entry.name] == [
+        f"runs/{SECOND}/{phase}_evaluation/cases.csv" for phase in ("inside", "outside")
+    ]
+
+
+def test_params_of_no_champion_are_a_wrong_command(runs, repository, capsys):
+    with pytest.raises(SystemExit) as ended:
+        judge(runs, plan(runs, repository, lenient=True), "--champion-params", str(runs.params), champion=None)
+
+    assert ended.value.code == 2
+    assert "--champion-params are of a --champion" in capsys.readouterr().err

@@ -189,6 +189,25 @@ def test_scores_that_cannot_be_compared_are_named():
     assert "no organ is present at mr-a" in flaws(absent, absent)
 
 
+def test_without_a_champion_there_is_nothing_to_compare_with():
+    candidate = scored("b", pair()[1])
+
+    found = judge(None, candidate, holdout(N))
+
+    assert (found.verdict, found.decided_by, found.champion) == ("inconclusive", ("champion",), None)
+    assert [rule.name for rule in found.rules] == ["champion", "validity", "hold-out"]
+    assert (found.units, found.lost) == ((), None)
+    worn = judge(None, candidate, holdout(N, uses=20))
+    assert worn.decided_by == ("champion", "hold-out")
+
+
+def test_a_first_candidate_is_checked_without_a_champion_too():
+    found = judge(None, scored("b", pair()[1][1:]), holdout(N))
+
+    assert (found.verdict, found.decided_by) == ("fail", ("validity",))
+    assert rule(found, "validity").why == "candidate: c000 of ct-a without Dice"
+
+
 def test_scores_of_another_hold_out_are_named():
     old, new = pair()
 
