@@ -62,7 +62,7 @@ def judge(
         verdict=verdict,
         decided_by=() if verdict == PASS else tuple(rule.name for rule in rules if rule.verdict == verdict),
         rules=tuple(rules),
-        champion=champion and champion.model,
+        champion=None if champion is None else champion.model,
         candidate=candidate.model,
         holdout=holdout.digest,
         holdout_sites=dict(sorted(holdout.sha256.items())),
