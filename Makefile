@@ -6,9 +6,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run study test lint ui serve chaos bench sbom clean
+.PHONY: help run study test lint ui serve demo-retrain chaos bench sbom clean
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
 
 run: $(INSTALLED)  ## reproduce a cohort and show its results: make run COHORT=demo | kidneys | liver
 	@$(BIN)/python -m flows.run --cohort $(COHORT)
@@ -27,6 +27,9 @@ ui: $(INSTALLED)  ## Prefect's server and UI in the foreground: make ui PORT=420
 
 serve: $(INSTALLED)  ## Prefect's server and UI, and every deployment of prefect.yaml: make serve PORT=4200
 	@$(BIN)/python -m flows.serve --port $(PORT)
+
+demo-retrain: $(INSTALLED)  ## rehearse a federation's life with phantoms, from exports to a rollback, in build/retraining
+	@$(BIN)/python studies/retraining/rehearse.py
 
 chaos: $(INSTALLED)  ## kill phases at random moments and compare the results; about half an hour
 	@$(BIN)/python tests/chaos.py

@@ -1,0 +1,298 @@
+"""A retraining as a whole, on tiny models that a graph of two small stages hands out: killed, asked, refused, told once."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+from tiny_run import hashes
+
+from fedsilo import files
+from fedsilo.errors import DataError, OutputError
+from flows import approve, audit, champion, federate, inside, outside, retrain, retraining
+from tasks import locks
+
+QUICK = ("--metrics", "dice", "--set", "inside.methods=[global]", "--set", "outside.methods=[global]")
+QUICK = (*QUICK, "--set", "outside.adaptations={}")
+FIRST, SECOND = "demo--s42", "demo--s7"
+STAGES = {
+    "prepare": {"cmd": "python -c \"open('prepared', 'w').write('1')\"", "deps": ["source"], "outs": ["prepared"]},
+    "report": {
+        "cmd": "python -c \"import shutil; shutil.copytree('runs/' + open('source').read(), 'runs/demo', dirs_exist_ok=True)\"",
+        "deps": ["prepared", "source"],
+        "outs": ["runs/demo"],
+    },
+}
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def made(prepared, tmp_path_factory, repository):
+    """Two finished runs in a repository whose graph hands out the one that ``source`` names; read only."""
+    work = prepared.copy(tmp_path_factory.mktemp("retrain") / "run")
+    work.params.write_text(work.params.read_text().replace("rounds: 3", "rounds: 1"))
+    seeds = ("--seeds", "42", "7")
+    assert federate.main(work.arguments(*seeds)) == 0
+    assert inside.main(work.arguments(*seeds, *QUICK)) == 0
+    assert outside.main(work.arguments(*seeds, *QUICK)) == 0
+    folder = work.folder
+    plan = yaml.safe_load((repository / "pccp.yaml").read_text())
+    plan["gate"] |= {"min_patients": 1, "unseen": 0.49, "resamples": 999}
+    plan["gate"]["metrics"] = {"dice": {"use": "gate", "margins": {}, "margin_other": 0.99}}
+    plan["gate"]["catastrophe"] |= {"loss": 1.0, "tolerated_share": 0.99}
+    (folder / "pccp.yaml").write_text(yaml.safe_dump(plan))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    (folder / ".gitignore").write_text("/data/\n/checkpoints/\n/keys/\n/drift/\n/reports/\n/audit/*/*.jsonl\n/audit/*/gates/\n")
+    git(folder, "init", "-q")
+    git(folder, "config", "user.email", "test@example.org")
+    git(folder, "config", "user.name", "test")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True, capture_output=True)
+    hand_out(work, FIRST)
+    return work
+
+
+def hand_out(work, run):
+    """Let the graph make another run's model, and commit that."""
+    (work.folder / "source").write_text(run)
+    git(work.folder, "add", "--all", "--", ".", ":(exclude)runs")
+    git(work.folder, "commit", "-qm", run)
+
+
+@pytest.fixture
+def work(made, tmp_path):
+    """A copy that a test may change."""
+    return made.copy(tmp_path / "copy")
+
+
+def call(work, *more):
+    return retrain.main(["--cohort", "demo.yaml", "--workspace", str(work.folder), *more])
+
+
+def verdict(work):
+    (path,) = {work.folder / event.outputs[0].name for event in work.events("gate.verdict")[-1:]}
+    return path
+
+
+def answer(work, person, *more, decision="approve"):
+    """Sign for the last verdict as a person; return the exit code."""
+    model = work.events("gate.verdict")[-1].subject.after
+    told = ["--candidate", model, "--verdict", str(verdict(work)), "--decision", decision, "--reason", "of a test"]
+    key = work.folder / "keys" / "demo" / f"{person}.pem"
+    return approve.main([*told, "--key", str(key), "--workspace", str(work.folder), *more])
+
+
+def ends(work):
+    return [event.decision.verdict for event in work.events("retrain.decision")]
+
+
+@pytest.fixture(scope="module")
+def first(made, tmp_path_factory):
+    """The first model is in use; read only."""
+    work = made.copy(tmp_path_factory.mktemp("first") / "run")
+    assert call(work, "--manual", "first model") == retraining.WAITS
+    assert work.events("gate.verdict")[0].decision.verdict == "inconclusive"
+    assert answer(work, "demo-approver") == 1, "the missing evidence must be named"
+    assert answer(work, "demo-approver", "--missing", "a champion") == 0
+    assert call(work) == retraining.WAITS, "one person is not two"
+    assert answer(work, "demo-reviewer", "--missing", "a champion") == 0
+    assert call(work) == retraining.DONE
+    hand_out(work, SECOND)
+    return work
+
+
+@pytest.fixture
+def begun(first, tmp_path):
+    """A copy in which the first model is in use."""
+    return first.copy(tmp_path / "begun")
+
+
+def test_a_first_model_goes_into_use_by_two_persons_and_then_there_is_nothing_to_do(first, tmp_path, capsys):
+    work = first.copy(tmp_path / "copy")
+
+    assert ends(work) == ["yes", "promoted"]
+    assert [event.why.request for event in work.events("promote")] == ["v1.0.0"]
+    assert {event.site for event in work.events("drift.report")} == {"ct-a", "ct-b", "ct-c", "mr-a", "mr-b", "mr-c", "mr-d"}
+    assert call(work) == retraining.NO
+    assert "no retraining: no trigger fired" in capsys.readouterr().out
+    assert ends(work) == ["yes", "promoted", "no"]
+    assert champion.main(["--workspace", str(work.folder)]) == 0
+
+
+class Killed(BaseException):
+    """As SIGKILL, nothing catches it."""
+
+
+def test_killed_after_every_step_it_goes_on_and_promotes_once(begun, monkeypatch):
+    steps = ["_look", "_decide", "_reproduce", "_beside", "_judge", "_ask"]
+    before = {event.ts for event in begun.events("promote")}
+
+    def kill_after(owner, name, count=1):
+        real, calls = getattr(owner, name), []
+
+        def step(*arguments, **options):
+            done = real(*arguments, **options)
+            calls.append(done)
+            if len(calls) == count:
+                raise Killed
+            return done
+
+        return monkeypatch.context(), owner, name, step
+
+    def killed(owner, name, count=1):
+        context, *patch = kill_after(owner, name, count)
+        with context as patched:
+            patched.setattr(*patch)
+            with pytest.raises(Killed):
+                retraining.retrain_once(order(begun, manual="new seed"))
+
+    for step in steps:
+        killed(retraining, step)
+    assert answer(begun, "demo-approver") == 0
+    for owner, name in (
+        (retraining.promoting, "promote"),
+        (retraining.drift, "watch_sites"),
+    ):
+        killed(owner, name)
+
+    ended = retraining.retrain_once(order(begun))
+
+    assert ended.code == retraining.DONE
+    assert ends(begun) == ["yes", "promoted", "yes", "promoted"]
+    assert [event.why.request for event in begun.events("promote") if event.ts not in before] == ["v1.1.0"]
+    assert len(begun.events("gate.verdict")) == 2
+    assert audit.main(["verify", "--workspace", str(begun.folder)]) == 0
+
+
+def order(work, **more):
+    order = retraining.Order(work.cohort.relative_to(work.folder), workspace=work.folder, **more)
+    assert order.load().roster.name == "demo"
+    return order
+
+
+def test_a_person_says_no_and_what_is_said_later_changes_nothing(begun):
+    assert call(begun, "--manual", "new seed") == retraining.WAITS
+    assert begun.events("pccp.check")[-1].decision.verdict == "inside"
+    assert answer(begun, "demo-reviewer", decision="reject") == 0
+
+    assert call(begun) == retraining.STAYS
+
+    assert ends(begun)[-1] == "rejected"
+    assert answer(begun, "demo-approver") == 0, "a later yes is told"
+    assert call(begun) == retraining.NO, "and opens nothing"
+    assert len(begun.events("promote")) == 1
+
+
+def test_a_model_that_is_in_use_is_not_promoted_again(begun):
+    hand_out(begun, FIRST)
+
+    assert call(begun, "--manual", "again") == retraining.NO
+
+    assert ends(begun)[-1] == "unchanged"
+    assert len(begun.events("gate.verdict")) == len(begun.events("promote")) == 1
+
+
+def test_a_failed_candidate_ends_it(begun):
+    table = begun.folder / "runs" / SECOND / "inside_evaluation" / "cases.csv"
+    table.write_text(table.read_text().replace("0.", "0.9", 1))
+
+    assert call(begun, "--manual", "new seed") == retraining.STAYS
+
+    assert ends(begun)[-1] == "failed"
+    assert answer(begun, "demo-approver") == 1
+
+
+def test_a_dry_run_changes_nothing(begun, capsys):
+    capsys.readouterr()
+    parts = [path.name for path in begun.folder.iterdir() if path.name not in (".git", ".dvc", ".fedsilo.lock")]
+    before = hashes(begun.folder, parts)
+
+    assert call(begun, "--dry-run", "--manual", "new seed") == 0
+
+    told = capsys.readouterr().out
+    assert "no retraining is under way" in told
+    assert "would run prepare, report" in told
+    assert hashes(begun.folder, parts) == before
+
+
+def test_what_no_commit_names_is_not_trained(begun):
+    plan = begun.folder / "pccp.yaml"
+    plan.write_text(plan.read_text() + "# looser\n")
+
+    with pytest.raises(DataError, match=r"commit first .*pccp\.yaml"):
+        retraining.retrain_once(order(begun, manual="new seed"))
+    git(begun.folder, "checkout", "pccp.yaml")
+    (begun.folder / "source").write_text(FIRST)
+    with pytest.raises(DataError, match=r"commit first .*: source"):
+        retraining.retrain_once(order(begun, manual="new seed"))
+
+    assert ends(begun) == ["yes", "promoted"]
+
+
+def test_one_at_a_time(begun):
+    with (
+        locks.hold_folder(begun.folder / "checkpoints" / "retrain" / "demo"),
+        pytest.raises(OutputError, match="in use by another run"),
+    ):
+        retraining.retrain_once(order(begun, manual="new seed"))
+
+
+@contextlib.contextmanager
+def paused(begun, *, wait):
+    """Call it in a thread as a flow that pauses, and give the paused run and what the call returns."""
+    from prefect.client.orchestration import get_client
+
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(call(begun, "--manual", "new seed", "--wait", str(wait))))
+    thread.start()
+
+    def run():
+        deadline = time.monotonic() + 120
+        with get_client(sync_client=True) as client:
+            while time.monotonic() < deadline:
+                found = [found for found in client.read_flow_runs() if found.state_name == "Paused"]
+                if found:
+                    return found[0]
+                time.sleep(0.5)
+        raise AssertionError("no run paused")
+
+    yield run, codes
+    thread.join(timeout=120)
+    assert not thread.is_alive()
+
+
+def test_a_form_carries_a_signature_and_nothing_else(begun, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    def fill_in(found, text):
+        with get_client(sync_client=True) as client:
+            answered = {"decision": "approve", "reason": "of a test", "signature": text}
+            assert client.resume_flow_run(found.id, run_input=answered).status.value == "ACCEPT"
+
+    with paused(begun, wait=120) as (run, codes):
+        found = run()
+        fill_in(found, "I say yes")
+        time.sleep(3)
+        document = tmp_path / "signed.json"
+        assert answer(begun, "demo-approver", "--out", str(document)) == 0
+        assert begun.events("approve")[2:] == []
+        fill_in(run(), document.read_text())
+
+    assert codes == [retraining.DONE]
+    assert ends(begun)[-1] == "promoted"
+    (given,) = begun.events("approve")[2:]
+    assert files.sha256_file(verdict(begun)) in str(given.attached)
+
+
+def test_no_answer_is_a_no(begun):
+    with paused(begun, wait=5) as (run, codes):
+        run()
+
+    assert codes == [retraining.STAYS]
+    assert ends(begun)[-1] == "unanswered"
+    assert len(begun.events("promote")) == 1
