@@ -27,9 +27,14 @@ def test_a_federation_lives_through_the_whole_story(tmp_path, prefect_backend, c
     changes["federate"].update(TINY["federate"], rounds=1, network={"channels": [4, 8], "num_res_units": 0})
     changes["report"] = TINY["report"]
     (tmp_path / "cohort.yaml").write_text(yaml.safe_dump(cohort))
+    plan = yaml.safe_load((FOLDER / "pccp.yaml").read_text())
+    plan["gate"]["catastrophe"] |= {"loss": 1.0, "tolerated_share": 0.99}  # models of one round lose patients by chance
+    (tmp_path / "pccp.yaml").write_text(yaml.safe_dump(plan))
     folder = tmp_path / "retraining"
 
-    code = rehearsal().main(["--folder", str(folder), "--cohort", str(tmp_path / "cohort.yaml")])
+    code = rehearsal().main(
+        ["--folder", str(folder), "--cohort", str(tmp_path / "cohort.yaml"), "--plan", str(tmp_path / "pccp.yaml")]
+    )
 
     told = capsys.readouterr()
     assert code == 0, told.err
