@@ -1,6 +1,7 @@
 """A retraining as a whole, on tiny models that a graph of two small stages hands out: killed, asked, refused, told once."""
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,11 +19,16 @@ from tasks import locks
 QUICK = ("--metrics", "dice", "--set", "inside.methods=[global]", "--set", "outside.methods=[global]")
 QUICK = (*QUICK, "--set", "outside.adaptations={}")
 FIRST, SECOND = "demo--s42", "demo--s7"
+COPY = "python -c \"import shutil; shutil.copytree({}, '{}', dirs_exist_ok=True)\""
 STAGES = {
-    "prepare": {"cmd": "python -c \"open('prepared', 'w').write('1')\"", "deps": ["source"], "outs": ["prepared"]},
+    "prepare": {
+        "cmd": COPY.format("'stock/prepared'", "data/prepared/demo"),
+        "deps": ["stock/prepared"],
+        "outs": ["data/prepared/demo"],
+    },
     "report": {
-        "cmd": "python -c \"import shutil; shutil.copytree('runs/' + open('source').read(), 'runs/demo', dirs_exist_ok=True)\"",
-        "deps": ["prepared", "source"],
+        "cmd": COPY.format("'runs/' + open('source').read()", "runs/demo"),
+        "deps": ["data/prepared/demo", "source"],
         "outs": ["runs/demo"],
     },
 }
@@ -42,13 +48,16 @@ def made(prepared, tmp_path_factory, repository):
     assert inside.main(work.arguments(*seeds, *QUICK)) == 0
     assert outside.main(work.arguments(*seeds, *QUICK)) == 0
     folder = work.folder
+    shutil.copytree(folder / "data" / "prepared" / "demo", folder / "stock" / "prepared")
     plan = yaml.safe_load((repository / "pccp.yaml").read_text())
     plan["gate"] |= {"min_patients": 1, "unseen": 0.49, "resamples": 999}
     plan["gate"]["metrics"] = {"dice": {"use": "gate", "margins": {}, "margin_other": 0.99}}
     plan["gate"]["catastrophe"] |= {"loss": 1.0, "tolerated_share": 0.99}
     (folder / "pccp.yaml").write_text(yaml.safe_dump(plan))
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
-    (folder / ".gitignore").write_text("/data/\n/checkpoints/\n/keys/\n/drift/\n/reports/\n/audit/*/*.jsonl\n/audit/*/gates/\n")
+    (folder / ".gitignore").write_text(
+        "/data/\n/stock/\n/runs/\n/checkpoints/\n/keys/\n/drift/\n/reports/\n/audit/*/*.jsonl\n/audit/*/gates/\n"
+    )
     git(folder, "init", "-q")
     git(folder, "config", "user.email", "test@example.org")
     git(folder, "config", "user.name", "test")
@@ -60,7 +69,7 @@ def made(prepared, tmp_path_factory, repository):
 def hand_out(work, run):
     """Let the graph make another run's model, and commit that."""
     (work.folder / "source").write_text(run)
-    git(work.folder, "add", "--all", "--", ".", ":(exclude)runs")
+    git(work.folder, "add", "--all")
     git(work.folder, "commit", "-qm", run)
 
 
@@ -132,37 +141,25 @@ def test_killed_after_every_step_it_goes_on_and_promotes_once(begun, monkeypatch
     steps = ["_look", "_decide", "_reproduce", "_beside", "_judge", "_ask"]
     before = {event.ts for event in begun.events("promote")}
 
-    def kill_after(owner, name, count=1):
-        real, calls = getattr(owner, name), []
+    def killed(owner, name):
+        real = getattr(owner, name)
 
         def step(*arguments, **options):
-            done = real(*arguments, **options)
-            calls.append(done)
-            if len(calls) == count:
-                raise Killed
-            return done
+            real(*arguments, **options)
+            raise Killed
 
-        return monkeypatch.context(), owner, name, step
-
-    def killed(owner, name, count=1):
-        context, *patch = kill_after(owner, name, count)
-        with context as patched:
-            patched.setattr(*patch)
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, step)
             with pytest.raises(Killed):
-                retraining.retrain_once(order(begun, manual="new seed"))
+                retrain.retrain_here(order(begun, manual="new seed"))
 
     for step in steps:
         killed(retraining, step)
     assert answer(begun, "demo-approver") == 0
-    for owner, name in (
-        (retraining.promoting, "promote"),
-        (retraining.drift, "watch_sites"),
-    ):
-        killed(owner, name)
+    killed(retraining.promoting, "promote")
+    killed(retraining.drift, "watch_sites")
 
-    ended = retraining.retrain_once(order(begun))
-
-    assert ended.code == retraining.DONE
+    assert call(begun) == retraining.DONE
     assert ends(begun) == ["yes", "promoted", "yes", "promoted"]
     assert [event.why.request for event in begun.events("promote") if event.ts not in before] == ["v1.1.0"]
     assert len(begun.events("gate.verdict")) == 2
