@@ -117,12 +117,16 @@ def set_up(num_devices: int) -> None:
             api.create_automation(zombies())
 
 
-def zombies() -> AutomationCore:
-    """Describe the automation: a run that gave a heartbeat and neither gives another nor ends is crashed."""
+def zombies(silent_seconds: int = SILENT_SECONDS) -> AutomationCore:
+    """Describe the automation: a run that gave a heartbeat and neither gives another nor ends is crashed.
+
+    Args:
+        silent_seconds: How long that may take; more than the seconds between two heartbeats.
+    """
     heartbeat = "prefect.flow-run.heartbeat"
     return AutomationCore(
         name=ZOMBIES,
-        description=f"no heartbeat for {SILENT_SECONDS} s: its process was killed",
+        description=f"no heartbeat for {silent_seconds} s: its process was killed",
         trigger=EventTrigger(
             after={heartbeat},
             expect={heartbeat, *(f"prefect.flow-run.{end}" for end in ENDS)},
@@ -130,11 +134,11 @@ def zombies() -> AutomationCore:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENT_SECONDS),
+            within=timedelta(seconds=silent_seconds),
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, name="Crashed", force=False, message=f"no heartbeat for {SILENT_SECONDS} s"
+                state=StateType.CRASHED, name="Crashed", force=False, message=f"no heartbeat for {silent_seconds} s"
             )
         ],
     )

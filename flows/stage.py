@@ -4,7 +4,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows import environment, notices
-from tasks import repro
+from tasks import remotes, repro
 from tasks.paths import OUTER_RUN
 from tasks.repro import Reproduction
 
@@ -17,19 +17,25 @@ from tasks.repro import Reproduction
     on_crashed=[notices.tell],
     persist_result=False,
 )
-def reproduce_stage(stage: str, cohort: str = "demo", workspace: str = ".") -> Reproduction:
+def reproduce_stage(stage: str, cohort: str = "demo", workspace: str = ".", *, share: bool = False) -> Reproduction:
     """Run ``dvc repro`` for one stage under the workspace's lock and say what was executed, restored or skipped.
 
     Args:
         stage: A phase that is a stage: prepare, federate, inside, outside or report.
         cohort: Name of a file in ``cohorts/``, without its ending.
         workspace: Folder of the repository; a run of a deployment has no choice.
+        share: Fetch from the default remote before, and push models and reports to it afterwards.
 
     Raises:
         ParamsError: There is no such cohort.
-        FedsiloError: Another run holds the workspace, or a stage failed.
+        FedsiloError: Another run holds the workspace, a stage failed, or the remote cannot be used.
     """
     root = environment.workspace(workspace)
-    record = repro.reproduce_graph(root, repro.stage_target(root, cohort, stage), {OUTER_RUN: str(flow_run.id)})
+    target = repro.stage_target(root, cohort, stage)
+    if share:
+        remotes.fetch(root, target)
+    record = repro.reproduce_graph(root, target, {OUTER_RUN: str(flow_run.id)})
     repro.tell_restored(root, cohort, record)
+    if share:
+        remotes.send(root, target)
     return record

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks import repro
+from tasks import repro, transfers
 
 
 def track_models(workspace: Path, shared: Sequence[Path], private: Mapping[Path, str | None]) -> list[Path]:
@@ -46,13 +46,14 @@ def push_models(workspace: Path, paths: Sequence[Path]) -> list[Path]:
     """Push tracked files that have a remote, their own or the default one; say which these are.
 
     Raises:
+        UnreachableError: A remote could not be reached; the same again may succeed.
         FedsiloError: dvc failed.
     """
     has_default = bool(repro.run_dvc(workspace, "config", "--list").count("core.remote="))
     outs = {path: repro.output_of(tracked_by(path)) for path in paths}
     pushed = [path for path, out in outs.items() if out.get("push", True) and ("remote" in out or has_default)]
     if pushed:
-        repro.run_dvc(workspace, "push", *(str(tracked_by(path).relative_to(workspace)) for path in pushed))
+        transfers.transfer(workspace, "push", [str(tracked_by(path).relative_to(workspace)) for path in pushed])
     return pushed
 
 

@@ -1,0 +1,45 @@
+"""What DVC sends to its remotes and fetches from them; a network that fails for a moment is told from all that stays as it is."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from fedsilo.errors import FedsiloError
+from tasks import repro
+
+Direction = Literal["push", "pull"]
+
+PASSING = re.compile(
+    r"could not connect to the endpoint|(connect|read) timeout on endpoint|connection (was closed|refused|reset|aborted)"
+    r"|timed out|temporary failure in name resolution|name or service not known|network is unreachable|no route to host"
+    r"|host is down|broken pipe|stale file handle|transport endpoint is not connected"
+    r"|error occurred \((5\d\d|SlowDown|InternalError|ServiceUnavailable|RequestTimeout|ThrottlingException)\)",
+    re.IGNORECASE,
+)
+"""What DVC, the AWS library and the system say of a network or server that may answer the next time."""
+
+
+class UnreachableError(FedsiloError):
+    """A remote did not answer, or could not for the moment: the same again may succeed."""
+
+
+def transfer(workspace: Path, direction: Direction, targets: Sequence[str], *options: str) -> str:
+    """Send outputs to their remotes, or fetch them, and give what dvc said of it.
+
+    Args:
+        workspace: Root of the DVC repository.
+        direction: push or pull.
+        targets: Stages, dvc.yaml files, ``.dvc`` files or outputs.
+        options: More for dvc.
+
+    Raises:
+        UnreachableError: The network failed, or the remote's server for the moment.
+        FedsiloError: dvc failed for another reason: no remote, no permission, an output that is not there.
+    """
+    try:
+        return repro.run_dvc(workspace, direction, *options, *targets).strip()
+    except FedsiloError as error:
+        if PASSING.search(str(error)):
+            raise UnreachableError(str(error)) from error
+        raise
