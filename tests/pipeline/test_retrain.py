@@ -213,7 +213,7 @@ def test_a_dry_run_changes_nothing(begun, capsys):
 
     told = capsys.readouterr().out
     assert "no retraining is under way" in told
-    assert "would run prepare, report" in told
+    assert "dvc repro dvc.yaml would run report" in told, "what is prepared has not changed"
     assert hashes(begun.folder, parts) == before
 
 
