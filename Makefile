@@ -6,9 +6,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help run study test lint ui serve demo-retrain chaos bench sbom clean
+.PHONY: help install run study test lint ui serve demo-retrain chaos bench sbom clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
+
+install: $(INSTALLED)  ## a virtual environment in .venv with the versions of constraints.txt
 
 run: $(INSTALLED)  ## reproduce a cohort and show its results: make run COHORT=demo | kidneys | liver
 	@$(BIN)/python -m flows.run --cohort $(COHORT)

@@ -1,9 +1,10 @@
 """Tell a Prefect server that a site accepted data: what a deployment may start on."""
 
-from prefect import get_client, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.events import Event, Resource
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import get_current_settings
 
 ACCEPTED = "fedsilo.data.accepted"
 RETRIES = 3
@@ -24,6 +25,7 @@ def announce(server: str, cohort: str, site: str) -> None:
     """
     resource = Resource({"prefect.resource.id": f"fedsilo.site.{cohort}.{site}"})
     told = Event(event=ACCEPTED, resource=resource, payload={"cohort": cohort})
-    # not emit_event, which goes on before the event has arrived, if it does; with the login that the settings have
-    with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as api:
+    login = get_current_settings().api.auth_string
+    # not emit_event, which goes on before the event has arrived, if it does
+    with SyncPrefectClient(server, auth_string=login.get_secret_value() if login else None) as api:
         api.request("POST", "/events", json=[told.model_dump(mode="json")]).raise_for_status()

@@ -49,7 +49,7 @@ def push_models(workspace: Path, paths: Sequence[Path]) -> list[Path]:
         UnreachableError: A remote could not be reached; the same again may succeed.
         FedsiloError: dvc failed.
     """
-    has_default = bool(repro.run_dvc(workspace, "config", "--list").count("core.remote="))
+    has_default = transfers.has_default(workspace)
     outs = {path: repro.output_of(tracked_by(path)) for path in paths}
     pushed = [path for path, out in outs.items() if out.get("push", True) and ("remote" in out or has_default)]
     if pushed:

@@ -6,6 +6,7 @@ from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from fedsilo.errors import FedsiloError
 from tasks import repro, transfers
 from tasks.transfers import UnreachableError
 
@@ -36,6 +37,9 @@ def fetch(workspace: Path, target: str) -> None:
         FedsiloError: There is no default remote, it refuses us, or another run holds the workspace.
     """
     with repro.held_lock(workspace):
+        # dvc says so only when there is something to fetch: a run of hours would fail at its end
+        if not transfers.has_default(workspace):
+            raise FedsiloError(f"{workspace} has no default remote; add one: dvc remote add --default NAME URL")
         said = transfers.transfer(workspace, "pull", [target], "--with-deps", "--allow-missing")
     get_run_logger().info("%s", said or "everything is up to date")
 

@@ -43,3 +43,12 @@ def transfer(workspace: Path, direction: Direction, targets: Sequence[str], *opt
         if PASSING.search(str(error)):
             raise UnreachableError(str(error)) from error
         raise
+
+
+def has_default(workspace: Path) -> bool:
+    """Say whether a workspace has a default remote.
+
+    Raises:
+        FedsiloError: dvc failed.
+    """
+    return any(line.startswith("core.remote=") for line in repro.run_dvc(workspace, "config", "--list").splitlines())

@@ -119,7 +119,7 @@ def test_a_remote_that_fails_once_is_tried_again(prefect_backend, workspace, s3,
     assert (tried["dvc pull"], tried["dvc push"]) == (2, 1)
     assert served_graph.ran(workspace) == ["prepared", "made"], "the report came from the remote"
     assert list(stored(client).values()) == ["data of ."]
-    assert dvc(workspace, "status") == "Data and pipelines are up to date.\n"
+    assert dvc(workspace, "status", "dvc.yaml") == "Data and pipelines are up to date.\n"
 
 
 def test_patient_data_are_not_sent(prefect_backend, workspace, s3):
@@ -143,8 +143,8 @@ def test_a_remote_that_does_not_come_back_fails_after_the_last_try(prefect_backe
         refusing[0] = 0
 
     assert state.is_failed()
-    assert tried == {"dvc pull": 1 + remotes.RETRIES}
-    assert served_graph.ran(workspace) == []
+    assert (tried["dvc pull"], tried["dvc push"]) == (1, 1 + remotes.RETRIES), "there was nothing to fetch"
+    assert served_graph.ran(workspace) == ["prepared", "made"], "what was made is there, and sent the next time"
 
 
 def test_a_missing_remote_is_not_tried_again(prefect_backend, template, tmp_path, quickly):
@@ -153,7 +153,8 @@ def test_a_missing_remote_is_not_tried_again(prefect_backend, template, tmp_path
     state, tried = reproduce(folder)
 
     assert state.is_failed()
-    assert "no remote specified" in state.message
+    assert "has no default remote; add one" in state.message
+    assert served_graph.ran(folder) == [], "it says so before it trains"
     assert tried == {"dvc pull": 1}
 
 
