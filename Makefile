@@ -2,6 +2,7 @@
 COHORT ?= demo
 STUDY ?= fedgin
 PORT ?= 4200
+WORKERS ?= 2
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -18,8 +19,8 @@ run: $(INSTALLED)  ## reproduce a cohort and show its results: make run COHORT=d
 study: $(INSTALLED)  ## reproduce a study and show its tables: make study STUDY=fedgin | fedgin-real
 	@$(BIN)/python -m flows.run --study $(STUDY)
 
-test: $(INSTALLED)  ## run all tests
-	@$(BIN)/python -m pytest
+test: $(INSTALLED)  ## run all tests, files of them side by side: make test WORKERS=2
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)  ## style, types and layers
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports

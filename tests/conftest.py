@@ -1,4 +1,4 @@
-"""What all tests share: the environment, one thread, the same examples every time, one Prefect server."""
+"""What all tests of a process share: the environment, one thread, the same examples every time, one Prefect server."""
 
 import os
 import tempfile
