@@ -13,7 +13,7 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.runtime import flow_run
 
 from fedsilo import files
-from fedsilo.audit import keys
+from fedsilo.audit import keys, releases
 from fedsilo.audit.events import Event
 from fedsilo.audit.register import Register
 from fedsilo.cohort import roster as rosters
@@ -103,7 +103,7 @@ class Work:
         return RunPaths(self.order.workspace, self.roster.name, self.roster.name)
 
     @property
-    def releases(self) -> ReleasePaths:
+    def released(self) -> ReleasePaths:
         """Files of the federation's releases."""
         return ReleasePaths(self.order.workspace, self.roster.name)
 
@@ -144,7 +144,7 @@ def retrain_once(order: Order) -> Ending:
     with locks.hold_folder(order.workspace / "checkpoints" / "retrain" / work.roster.name):
         decision = _under_way(work)
         if decision is None:
-            cycle.check_committed(order.workspace, [order.workspace / path for path in (order.cohort, order.params, order.plan)])
+            _check_committed(order)
             _look(work)
             path = _decide(work)
             if triggers.verdict_of(path) == "no":
@@ -157,20 +157,18 @@ def retrain_once(order: Order) -> Ending:
 
 def _go_on(work: Work, decision: Event) -> Ending:
     """Do what is left of a retraining; each step finds what an earlier call did."""
-    _reproduce(work, repro.target_of(work.order.workspace, work.roster.name))
-    candidate = trails.hashed(work.paths.global_state)
     with _trail(work) as scribe:
-        champion, register = cycle.champion(scribe, work.roster.name), scribe.register
-        promoted = cycle.promotion_since(scribe.events("promote"), decision, candidate)
-    if promoted is not None:
-        return _finish(work, decision, candidate, promoted.why.request)
-    if champion == candidate:
-        return _end(work, cycle.UNCHANGED, f"{candidate} is in use already", candidate)
-    beside = None if champion is None else _beside(work, register, champion)
-    verdict, path = _judge(work, beside, cycle.reason_of(decision))
-    if verdict == "fail" or (verdict == "inconclusive" and champion is not None):
-        how = cycle.FAILED if verdict == "fail" else cycle.KEPT
-        return _end(work, how, f"the champion stays, the gate said {verdict} of {candidate}: {path}", candidate)
+        promoted = cycle.promotion_since(scribe.events("promote"), decision, releases.name_of(work.roster.name))
+    if promoted is not None and promoted.subject is not None:
+        # before anything is trained: what was promoted may have been begun and not ended
+        return _finish(work, decision, str(promoted.subject.after), promoted.why.request)
+    path = _asked_about(work, decision)
+    if path is None:
+        made = _make(work, decision)
+        if isinstance(made, Ending):
+            return made
+        path = made
+    candidate = trails.hashed(work.paths.global_state)
     answer = _ask(work, decision, candidate, path)
     if answer in SAID_NO:
         return _end(work, *SAID_NO[answer], candidate)
@@ -178,6 +176,40 @@ def _go_on(work: Work, decision: Event) -> Ending:
         missing = f"approvals of {path}" if answer is None else "a promoter: python -m flows.promote"
         return Ending(WAITS, f"{candidate} waits for {missing}, and then for this command again")
     return _finish(work, decision, candidate, _version(work), verdict=path)
+
+
+def _asked_about(work: Work, decision: Event) -> Path | None:
+    """Find the verdict on the candidate that persons are asked about; it stays until they answered, whatever data come."""
+    if not work.paths.global_state.is_file():
+        return None
+    candidate = trails.hashed(work.paths.global_state)
+    with _trail(work) as scribe:
+        verdict = cycle.verdict_since(scribe.events("gate.verdict"), decision, candidate)
+        if not cycle.is_awaited(verdict, cycle.champion(scribe, work.roster.name)):
+            return None
+        return gates.last_verdict(work.paths, candidate)
+
+
+def _make(work: Work, decision: Event) -> Path | Ending:
+    """Train a candidate and judge it; give the verdict on which persons are asked, or how the retraining ended without one."""
+    _check_committed(work.order)
+    _reproduce(work, repro.target_of(work.order.workspace, work.roster.name))
+    candidate = trails.hashed(work.paths.global_state)
+    with _trail(work) as scribe:
+        champion, register = cycle.champion(scribe, work.roster.name), scribe.register
+    if champion == candidate:
+        return _end(work, cycle.UNCHANGED, f"{candidate} is in use already", candidate)
+    beside = None if champion is None else _beside(work, register, champion)
+    verdict, path = _judge(work, beside, cycle.reason_of(decision))
+    if verdict == "fail" or (verdict == "inconclusive" and champion is not None):
+        how = cycle.FAILED if verdict == "fail" else cycle.KEPT
+        return _end(work, how, f"the champion stays, the gate said {verdict} of {candidate}: {path}", candidate)
+    return path
+
+
+def _check_committed(order: Order) -> None:
+    """Refuse to train what no commit names."""
+    cycle.check_committed(order.workspace, [order.workspace / path for path in (order.cohort, order.params, order.plan)])
 
 
 def _under_way(work: Work) -> Event | None:
@@ -224,15 +256,15 @@ def _beside(work: Work, register: Register, model: str) -> Champion:
     """Put the model in use beside its candidate, and score it on the test cases that sites have now, unless it was."""
     order = work.order
     champion = champion_run.restored(
-        work.releases, register, model, order.workspace / order.cohort, order.workspace / order.params
+        work.released, register, model, order.workspace / order.cohort, order.workspace / order.params
     )
-    if not champion_run.is_scored(champion, work.standing):
+    if not champion_run.is_scored(champion, work.standing, work.plan):
         params = champion_run.scoring_params(champion.params, work.plan)
         params = params.model_copy(update={"runtime": work.params.runtime})
         run = cli.Run(work.standing, params, champion.paths, Path(), surfaces=set(work.plan.gate.metrics) != {"dice"})
         inside.body(run)
         outside.body(run)
-        champion_run.note_scored(champion, work.standing)
+        champion_run.note_scored(champion, work.standing, work.plan)
     return champion
 
 
@@ -265,7 +297,8 @@ def _ask(work: Work, decision: Event, candidate: str, verdict: Path) -> str | No
     told = ""
     while (found := answered()) is None:
         try:
-            record = approval_form.ask(candidate, verdict, told, seconds=deadline - time.monotonic())
+            seconds = deadline - time.monotonic()
+            record = approval_form.ask(work.roster.name, candidate, verdict, told, seconds=seconds)
         except FlowPauseTimeout:
             return answered() or "nobody"
         told = record if isinstance(record, str) else approving.taken(work.paths.audit, record)
@@ -274,14 +307,14 @@ def _ask(work: Work, decision: Event, candidate: str, verdict: Path) -> str | No
 
 def _version(work: Work) -> str:
     """Name the version: what was begun, what the order says, or the next one."""
-    if work.releases.journal.is_file():
-        return Begun(**files.read_json(work.releases.journal)).version  # type: ignore[arg-type]  # promotions write it
-    return work.order.version or cycle.next_version(work.releases)
+    if work.released.journal.is_file():
+        return Begun(**files.read_json(work.released.journal)).version  # type: ignore[arg-type]  # promotions write it
+    return work.order.version or cycle.next_version(work.released)
 
 
 def _finish(work: Work, decision: Event, candidate: str, version: str, *, verdict: Path | None = None) -> Ending:
     """Promote, or end a promotion that has begun; let sites remember what the champion knows; end the retraining."""
-    if verdict is not None or work.releases.journal.is_file():
+    if verdict is not None or work.released.journal.is_file():
         key = work.key
         if key is None:
             return Ending(WAITS, f"the promotion of {version} has begun and waits for its promoter")
@@ -289,10 +322,13 @@ def _finish(work: Work, decision: Event, candidate: str, version: str, *, verdic
             with _trail(work):
                 verdict = gates.last_verdict(work.paths, candidate)
         why, signer, tag_key = cycle.reason_of(decision), keys.load(key), work.order.tag_key
-        told = promoting.promote(work.releases, work.roster.name, version, verdict, why, signer=signer, tag_key=tag_key)
+        told = promoting.promote(work.released, work.roster.name, version, verdict, why, signer=signer, tag_key=tag_key)
         sys.stdout.write(told)
+    text = f"{version} is in use: {candidate}"
+    if not champion_run.knows_what_is_there(work.released, version):
+        return _end(work, cycle.PROMOTED, f"{text}; sites have other cases by now, so the reference of drift stays", candidate)
     drift.watch_sites(work.watch, sorted(site.name for site in work.standing.sites), remember=True)
-    return _end(work, cycle.PROMOTED, f"{version} is in use: {candidate}", candidate)
+    return _end(work, cycle.PROMOTED, text, candidate)
 
 
 def _end(work: Work, how: str, text: str, model: str) -> Ending:
@@ -304,6 +340,6 @@ def _end(work: Work, how: str, text: str, model: str) -> Ending:
 
 def _plan_of(work: Work) -> str:
     """Say what would be done; nothing is written, so the trail is read as it is on the disk."""
-    lines = cycle.outlook(work.releases)
+    lines = cycle.outlook(work.released)
     stages = repro.outlook(work.order.workspace, repro.target_of(work.order.workspace, work.roster.name))
     return "\n".join([*lines, *stages])

@@ -103,25 +103,41 @@ def scoring_params(params: Params, plan: Plan) -> Params:
     return params.model_copy(update=changes)
 
 
-def is_scored(champion: Champion, roster: Roster) -> bool:
-    """Say whether its scores are there, of the test cases that the sites have now."""
+def is_scored(champion: Champion, roster: Roster, plan: Plan) -> bool:
+    """Say whether its scores are there: of the test cases that sites have now, by what the plan compares."""
     note = _note(champion)
     if not note.is_file() or not all(champion.paths.cases_table(phase).is_file() for phase in PHASES):
         return False
-    return files.read_json(note) == _scored_on(champion, roster)
+    return files.read_json(note) == _scored_on(champion, roster, plan)
 
 
-def note_scored(champion: Champion, roster: Roster) -> None:
-    """Note on which test cases the scores are, and by which tables."""
-    files.write_json(_note(champion), _scored_on(champion, roster))
+def note_scored(champion: Champion, roster: Roster, plan: Plan) -> None:
+    """Note on which test cases the scores are, by which methods and metrics, and in which tables."""
+    files.write_json(_note(champion), _scored_on(champion, roster, plan))
 
 
 def _note(champion: Champion) -> Path:
     return champion.paths.checkpoints_dir / "scored.json"
 
 
-def _scored_on(champion: Champion, roster: Roster) -> dict[str, object]:
-    """Name the model, every site's test cases and the tables by their hashes."""
+def _scored_on(champion: Champion, roster: Roster, plan: Plan) -> dict[str, object]:
+    """Name the model, every site's test cases and the tables by their hashes, and what the plan compares."""
     sites = {site.name: model_events.holdout_sha256(champion.paths.prepared_site(site.name)) for site in roster.sites}
     tables = {phase: files.sha256_file(champion.paths.cases_table(phase)) for phase in PHASES}
-    return {"model": files.sha256_file(champion.paths.global_state), "holdout": sites, "tables": tables}
+    compared = {"methods": plan.gate.methods.model_dump(mode="json"), "metrics": sorted(plan.gate.metrics)}
+    return {"model": files.sha256_file(champion.paths.global_state), "holdout": sites, "tables": tables, "compared": compared}
+
+
+def knows_what_is_there(paths: ReleasePaths, version: str) -> bool:
+    """Say whether a release was trained on the cases that its inside sites have prepared now.
+
+    Raises:
+        DataError: Its record is missing or damaged.
+    """
+    path, run = paths.folder(version) / RECORD, paths.run(paths.federation)
+    identity = files.read_json(path).get("identity")
+    trained = identity.get("manifest_sha256") if isinstance(identity, dict) else None
+    if not isinstance(trained, dict):
+        raise DataError(f"cannot use {path}: it lacks manifest_sha256")
+    listed = {site: run.prepared_site(site) / "manifest.csv" for site in trained}
+    return all(file.is_file() and files.sha256_file(file) == trained[site] for site, file in listed.items())

@@ -60,10 +60,46 @@ def champion(scribe: Scribe, federation: str) -> str | None:
     return None if found is None else found.current
 
 
-def promotion_since(events: Sequence[Event], opened: Event, model: str) -> Event | None:
-    """Find the promotion of a model after the decision that asked for it."""
+def promotion_since(events: Iterable[Event], opened: Event, name: str) -> Event | None:
+    """Find the first promotion after the decision that opened a retraining, also one by hand; it leaves nothing to promote.
+
+    Args:
+        events: Of the trail, in order.
+        opened: The decision.
+        name: Of the model in use, as the trail has it.
+    """
     later = (event for event in events if event.kind == "promote" and event.seq > opened.seq)
-    return next((event for event in later if event.subject and event.subject.after == model), None)
+    return next((event for event in later if event.subject and event.subject.name == name), None)
+
+
+def verdict_since(events: Iterable[Event], opened: Event, model: str) -> Event | None:
+    """Find what the gate said last of a model since a retraining was opened."""
+    told = [event for event in events if event.kind == "gate.verdict" and event.seq > opened.seq and _about(event, model)]
+    return told[-1] if told else None
+
+
+def is_awaited(verdict: Event | None, champion: str | None) -> bool:
+    """Say whether persons are asked about a model by this verdict, so that it must stay in its place until they answered.
+
+    Args:
+        verdict: The gate's last on the model, in this retraining.
+        champion: Hash of the model in use now; a verdict beside another asks nobody any more.
+    """
+    if verdict is None or verdict.decision is None:
+        return False
+    if champion is None:
+        return verdict.decision.verdict == INCONCLUSIVE
+    beside = any(entry.sha256 == champion.removeprefix("sha256:") for entry in verdict.inputs)
+    return beside and verdict.decision.verdict == PASS
+
+
+def is_rejected(events: Iterable[Event], verdict: Event, model: str) -> bool:
+    """Say whether a person said no to a model since a verdict on it; what others say afterwards does not undo that."""
+    return any(event.kind == "reject" and event.seq > verdict.seq and _about(event, model) for event in events)
+
+
+def _about(event: Event, model: str) -> bool:
+    return event.subject is not None and event.subject.after == model
 
 
 def answer(scribe: Scribe, opened: Event, model: str) -> str | None:
@@ -72,9 +108,8 @@ def answer(scribe: Scribe, opened: Event, model: str) -> str | None:
     Signatures and persons were checked when the answers were appended; what was said before the retraining does not count.
     """
     told = scribe.events("gate.verdict", "approve", "reject")
-    about = [event for event in told if event.seq > opened.seq and event.subject and event.subject.after == model]
-    given = [event for event in about if event.kind != "gate.verdict"]
-    if given and given[-1].kind == "reject":
+    given = [event for event in told if event.kind != "gate.verdict" and event.seq > opened.seq and _about(event, model)]
+    if is_rejected(told, verdict_since(told, opened, model) or opened, model):
         return "reject"
     candidate = scribe.opened.state.candidates.get(model, Candidate())
     keys = {str(event.attached["key"]) for event in given if event.kind == "approve" and event.attached}

@@ -17,6 +17,16 @@ def listed(repository):
     return deployments.read(repository / "prefect.yaml")
 
 
+FREE = {"cohort", "study", "stage", "federation", "manual", "wait_minutes", "share"}
+"""What who starts runs may choose; beside it a workspace, which is refused unless the listing names it."""
+
+
+def test_who_starts_a_run_chooses_no_plan_no_params_and_no_key(listed):
+    for deployment in listed:
+        assert set(inspect.signature(deployment.flow.fn).parameters) <= {*FREE, "workspace"}, deployment.name
+    assert not [deployment.name for deployment in listed if "workspace" in deployment.parameters]
+
+
 def test_names_are_unique_and_people_are_told_what_a_deployment_does(listed):
     assert len({(deployment.flow.name, deployment.name) for deployment in listed}) == len(listed)
     assert all(deployment.description.endswith(".") and deployment.tags for deployment in listed)

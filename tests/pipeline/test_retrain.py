@@ -1,7 +1,9 @@
 """A retraining as a whole, on tiny models that a graph of two small stages hands out: killed, asked, refused, told once."""
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -166,6 +168,52 @@ def test_killed_after_every_step_it_goes_on_and_promotes_once(begun, monkeypatch
     assert audit.main(["verify", "--workspace", str(begun.folder)]) == 0
 
 
+def test_a_candidate_that_waits_stays_when_data_come(begun):
+    assert call(begun, "--manual", "new seed") == retraining.WAITS
+    asked = files.sha256_file(begun.folder / "runs" / "demo" / "global.safetensors")
+    hand_out(begun, FIRST)
+
+    assert call(begun) == retraining.WAITS
+    assert files.sha256_file(begun.folder / "runs" / "demo" / "global.safetensors") == asked
+    assert answer(begun, "demo-approver") == 0
+    assert call(begun) == retraining.DONE
+
+    assert begun.events("promote")[-1].subject.after == f"sha256:{asked}"
+    assert len(begun.events("gate.verdict")) == 2
+
+
+DYING = """
+import os, signal, sys
+from flows import retrain, retraining
+
+real = retraining.promoting.promote
+def dying(*arguments, **options):
+    real(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+retraining.promoting.promote = dying
+sys.exit(retrain.main(sys.argv[1:]))
+"""
+
+
+def test_a_process_that_was_killed_goes_on_with_what_it_promoted_and_trains_nothing(begun, repository):
+    from prefect.settings import PREFECT_API_URL
+
+    assert call(begun, "--manual", "new seed") == retraining.WAITS
+    assert answer(begun, "demo-approver") == 0
+    promoted = f"sha256:{files.sha256_file(begun.folder / 'runs' / 'demo' / 'global.safetensors')}"
+    variables = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-c", DYING, "--cohort", "demo.yaml", "--workspace", str(begun.folder)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    hand_out(begun, FIRST)
+
+    assert call(begun) == retraining.DONE
+
+    assert ends(begun) == ["yes", "promoted", "yes", "promoted"]
+    assert [event.subject.after for event in begun.events("promote")][1:] == [promoted]
+    assert files.sha256_file(begun.folder / "runs" / "demo" / "global.safetensors") in promoted
+
+
 def order(work, **more):
     order = retraining.Order(work.cohort.relative_to(work.folder), workspace=work.folder, **more)
     assert order.load().roster.name == "demo"
@@ -213,7 +261,7 @@ def test_a_dry_run_changes_nothing(begun, capsys):
 
     told = capsys.readouterr().out
     assert "no retraining is under way" in told
-    assert "dvc repro dvc.yaml would run report" in told, "what is prepared has not changed"
+    assert "dvc repro dvc.yaml would run report\n" in told
     assert hashes(begun.folder, parts) == before
 
 
@@ -286,10 +334,22 @@ def test_a_form_carries_a_signature_and_nothing_else(begun, tmp_path):
     assert files.sha256_file(verdict(begun)) in str(given.attached)
 
 
+def last_run(flow_name):
+    """Read the newest run of a flow."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        named = FlowFilter(name=FlowFilterName(any_=[flow_name]))
+        return client.read_flow_runs(flow_filter=named, sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+
+
 def test_no_answer_is_a_no(begun):
     with paused(begun, wait=5) as (run, codes):
         run()
 
     assert codes == [retraining.STAYS]
     assert ends(begun)[-1] == "unanswered"
+    assert last_run("retrain here").state_name == "Completed", "no answer is no fault"
     assert len(begun.events("promote")) == 1
