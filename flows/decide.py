@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 for yes, 3 for no, 1 if it cannot tell."""
     parser = cli.parser(__doc__)
     parser.add_argument(
-        "--champion", default="", metavar="COMMIT", help="with the champion's data (default: what the trail says)"
+        "--champion", default="", metavar="COMMIT", help="with the champion's data (default: the tag of the version in use)"
     )
     parser.add_argument("--manual", default="", metavar="WHY", help="ask for it, and say why")
     parser.add_argument("--upstream", default="", metavar="WHAT", help="what changed in code, libraries or base models")

@@ -6,23 +6,24 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo import files
+from fedsilo.audit import releases
 from fedsilo.audit.events import Decision
 from fedsilo.cohort.roster import Roster
 from fedsilo.errors import DataError
 from fedsilo.trigger_params import TriggerPolicy
-from tasks import trails, versioned
+from tasks import trails, versioned, versions
 from tasks.drift_paths import DriftPaths
 from tasks.paths import RunPaths
+from tasks.release_paths import ReleasePaths
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fedsilo.audit.events import Event
     from fedsilo.evaluation.triggers import Decay, News
     from tasks.trails import Scribe
@@ -35,7 +36,7 @@ KINDS = ("promote", "rollback", "retrain.decision")
 class Question:
     """Whether to train a cohort's federation again.
 
-    ``champion`` is the commit with the champion's data, empty for the one that the trail names; ``audited`` a file with scores of
+    ``champion`` is the commit with the champion's data, empty for that of the version in use; ``audited`` a file with scores of
     labelled cases in use.
     """
 
@@ -64,7 +65,7 @@ def decide(question: Question) -> Path:
         now=datetime.now(UTC),
         champion_since=_time(promoted[-1]) if promoted else None,
         last_retrained=_time(retrained[-1]) if retrained else None,
-        news=tuple(news_of(question, site, question.champion or champion_commit(promoted)) for site in sites),
+        news=tuple(news_of(question, site, question.champion or champion_tag(question, promoted)) for site in sites),
         reports=tuple(drift_reports.read(path) for path in reports),
         decay=audited_scores(question, sites),
         manual=question.manual,
@@ -171,14 +172,25 @@ def audited_scores(question: Question, sites: list[str]) -> tuple[Decay, ...]:
     return tuple(found)
 
 
-def champion_commit(promoted: list[Event]) -> str:
-    """Name the commit of the champion that the trail knows; empty without one."""
+def champion_tag(question: Question, promoted: list[Event]) -> str:
+    """Name the tag of the version in use, whose commit has the data that it knew; empty without one.
+
+    It was made when the version was promoted, with the release in the same commit: the event itself was written before that
+    commit, and a rollback long after it.
+
+    Raises:
+        DataError: The trail names no version, or its tag is not here.
+    """
     if not promoted:
         return ""
-    environment = promoted[-1].env
-    if environment is None or environment.git is None:
-        raise DataError("the trail does not say at which commit the champion was promoted; name it with --champion")
-    return environment.git
+    paths = ReleasePaths(question.paths.workspace, question.roster.name)
+    named = [Path(entry.name) for entry in promoted[-1].outputs if entry.name.endswith(f"/{releases.MANIFEST}")]
+    if not named:
+        raise DataError("the trail does not say which version is in use; name the commit with its data by --champion")
+    tag = releases.version_tag(paths.artifact, named[0].parent.name)
+    if tag not in versions.tags(paths.workspace, tag):
+        raise DataError(f"there is no tag {tag} in {paths.workspace}; fetch it, or name the commit with its data by --champion")
+    return tag
 
 
 def _time(event: Event) -> datetime:
