@@ -16,8 +16,8 @@ class DriftPolicy(Section):
     """When a site's new cases count as drifted."""
 
     alpha: Rate = Field(description="rate of false alarms of one window")
-    permutations: Annotated[int, Field(ge=99)] = Field(description="of the pooled cases; the smallest p is 1 / (this + 1)")
-    fewest: Annotated[int, Field(ge=5)] = Field(description="new cases that make a window")
+    permutations: Annotated[int, Field(ge=99)] = Field(description="of the pooled patients; the smallest p is 1 / (this + 1)")
+    fewest: Annotated[int, Field(ge=5)] = Field(description="new patients that make a window")
     alarms: Count = Field(description="windows with an alarm that trigger")
     windows: Count = Field(description="of how many of the newest")
 

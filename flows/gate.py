@@ -9,7 +9,8 @@ from prefect import flow
 from fedsilo.cohort import roster as rosters
 from flows import cli, environment
 from tasks import gate, locks, trails
-from tasks.gate import Contender, Question
+from tasks.contenders import Contender
+from tasks.gate import Question
 from tasks.paths import RunPaths
 
 CODES = {"pass": 0, "inconclusive": 3, "fail": 4}
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--params", type=Path, default=Path("params.yaml"), help="of the candidate (default: %(default)s)")
     made.add_argument("--champion-params", type=Path, help="of the champion (default: those of the candidate)")
     made.add_argument("--pccp", type=Path, default=Path("pccp.yaml"), help="the change plan (default: %(default)s)")
-    made.add_argument("--reason", default="", help="why to replace a champion that is as good: new data, security")
+    made.add_argument("--reason", default="", help="why to replace a champion that is as good, KIND: WORDS by the plan")
     made.add_argument("--workspace", type=Path, default=Path(), help="folder that holds data/ and runs/ (default: here)")
     options = made.parse_args(argv)
     if options.champion_params and options.champion is None:

@@ -27,9 +27,9 @@ from tasks import approving, champion_run, cycle, locks, promoting, repro, trail
 from tasks import drift as drifts
 from tasks import gate as gates
 from tasks.champion_run import Champion
+from tasks.contenders import Contender
 from tasks.drift import Watch
 from tasks.federation import Federation
-from tasks.gate import Contender
 from tasks.paths import OUTER_RUN, RunPaths
 from tasks.release_paths import ReleasePaths
 from tasks.release_steps import Plan as Begun

@@ -22,12 +22,12 @@ def show(paths: ReleasePaths, signers: Path | None, *, as_json: bool) -> str:
 
     Args:
         paths: Of the federation.
-        signers: Who may sign tags, as `ssh-keygen` reads it; None: tags are not checked.
+        signers: Who may sign tags, as `ssh-keygen` reads it; None: signatures of tags are not checked.
         as_json: Write JSON, not lines.
 
     Raises:
-        AuditRefusedError: The log is refused, or a file is not as it says (code ``artifact``).
-        DataError: It could not be checked, no model is in use, or a tag is not signed by one who may.
+        AuditRefusedError: The log is refused, or a file or the target of a tag is not as it says (code ``artifact``).
+        DataError: It could not be checked, no model is in use, or a tag is missing or not signed by one who may.
     """
     held, verdict = audit.verify(_books(paths))
     name = releases.name_of(paths.federation)
@@ -50,8 +50,10 @@ def show(paths: ReleasePaths, signers: Path | None, *, as_json: bool) -> str:
         raise AuditRefusedError(ARTIFACT, where, event.seq + 1, said)
     if releases.GLOBAL in checked.missing:
         raise DataError(f"{folder / releases.GLOBAL} is not here: `dvc pull {folder / releases.GLOBAL}.dvc`")
-    if signers is not None:
-        for tag in (releases.version_tag(paths.artifact, manifest.version), _stage_tag(paths, pointer)):
+    for tag in (releases.version_tag(paths.artifact, manifest.version), _stage_tag(paths, pointer)):
+        if not _is_of_release(paths, tag, folder):
+            raise AuditRefusedError(ARTIFACT, where, event.seq + 1, f"the tag {tag} is not at the commit that released {folder}")
+        if signers is not None:
             versions.check_tag(paths.workspace, tag, signers)
     found = {
         "model": name,
@@ -66,7 +68,7 @@ def show(paths: ReleasePaths, signers: Path | None, *, as_json: bool) -> str:
         "approved": _approved(folder, verdict.state.register),
         "models": {entry.name: entry.sha256 for entry in manifest.models},
         "missing": list(checked.missing),
-        "tags": "signed" if signers else "not checked",
+        "tags": "at their commit and signed" if signers else "at their commit, signatures not checked",
     }
     return json.dumps(found, indent=2, sort_keys=True) + "\n" if as_json else _text(found)
 
@@ -99,6 +101,22 @@ def _approved(folder: Path, register: Register) -> list[dict[str, object]]:
         {"by": _person(register, entry), **{name: entry[name] for name in ("reason", "created", "missing") if name in entry}}
         for entry in listed
     ]
+
+
+def _is_of_release(paths: ReleasePaths, tag: str, folder: Path) -> bool:
+    """Say whether a tag is at the commit that brought a release's manifest as it is here; later commits have it too.
+
+    Raises:
+        DataError: There is no such tag, or git failed.
+    """
+    ref, manifest = f"refs/tags/{tag}", folder / releases.MANIFEST
+    target = versions.tags(paths.workspace, tag).get(tag)
+    if target is None:
+        raise DataError(f"there is no tag {tag} in {paths.workspace}: `git fetch --tags`, or give the command again that ends it")
+    inside = versions.committed(paths.workspace, ref, folder.relative_to(paths.workspace).as_posix())
+    if inside.get(releases.MANIFEST) != manifest.read_bytes():
+        return False
+    return versions.last_commit(paths.workspace, manifest, ref) == target
 
 
 def _stage_tag(paths: ReleasePaths, pointer: Mapping[str, object]) -> str:

@@ -53,7 +53,15 @@ def accepted(preparation: Preparation, site: str) -> None:
     scribe, name = trails.scribe(preparation.paths.audit), _dataset(preparation, site)
     subject = Subject("dataset", name, before=scribe.accepted(name), after=trails.hashed(listed))
     outputs = [trails.artifact(folder / file, f"{name}/{file}") for file in ("facts.parquet", "contract.json")]
-    scribe.append("data.accept", "prepared cases that keep the contract", actor=site, site=site, subject=subject, outputs=outputs)
+    scribe.append(
+        "data.accept",
+        "prepared cases that keep the contract",
+        actor=site,
+        site=site,
+        subject=subject,
+        inputs=trails.params_section(preparation.params, "prepare"),
+        outputs=outputs,
+    )
 
 
 def _dataset(preparation: Preparation, site: str) -> str:

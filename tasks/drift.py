@@ -85,7 +85,7 @@ def look(site: str, watch: Watch) -> Path | None:
     told = drift_reports.read(path)
     decision = Decision(RULE, told.verdict, trails.hashed(path))
     outputs = [trails.artifact(path, path.relative_to(watch.federation.paths.workspace).as_posix())]
-    text = f"window {told.window}: {told.num_window} new cases beside {told.num_reference}"
+    text = f"window {told.window}: {_counted(told)}"
     scribe.append("drift.report", text, actor=site, site=site, subject=subject, outputs=outputs, decision=decision)
     if told.verdict != "too few":
         watch.paths.next_memory(site).replace(watch.paths.memory(site))  # told of first: a run that is cut off tells it again
@@ -109,11 +109,14 @@ def remember_site(*, site: str, watch: Watch, device: str) -> Path:
     if not rows:
         raise DataError(f"site {site} has no prepared case to remember")
     found = _features(site, watch, rows, device)
-    return windows.write(windows.reference(found, origin=watch.origin()), watch.paths.memory(site))
+    return windows.write(windows.reference(found, _patients(rows), origin=watch.origin()), watch.paths.memory(site))
 
 
 def look_site(*, site: str, watch: Watch, device: str) -> Path | None:
-    """Write the report of a site's next window; runs in a worker process."""
+    """Write the report of a site's next window; runs in a worker process.
+
+    New cases of patients whom the reference has are in the window, and count for nothing: they resemble what is there.
+    """
     from fedsilo.cohort import features, windows
     from fedsilo.evaluation import drift_reports
     from fedsilo.evaluation.drift_reports import Samples
@@ -128,8 +131,18 @@ def look_site(*, site: str, watch: Watch, device: str) -> Path | None:
     new_names, now = features.table([found[content] for content in sorted(found)])
     if names != new_names:
         raise DataError(f"site {site}: its cases have other features than those remembered; run flows.drift --remember")
+    owners, known = _patients(rows), [memory.patients[content] for content in memory.cases(windows.REFERENCE)]
+    counting = memory.strangers(owners)
+    chosen = [index for index, content in enumerate(sorted(found)) if content in set(counting)]
     report = drift_reports.report(
-        Samples(names, {name: features.step_of(name) for name in names}, before, now, memory.origin),
+        Samples(
+            names,
+            {name: features.step_of(name) for name in names},
+            before,
+            now[chosen],
+            (known, [owners[content] for content in counting]),
+            memory.origin,
+        ),
         cohort=watch.federation.roster.name,
         site=site,
         window=memory.newest + 1,
@@ -138,17 +151,28 @@ def look_site(*, site: str, watch: Watch, device: str) -> Path | None:
         seed=watch.federation.params.seed,
         fewest=watch.policy.fewest,
     )
-    windows.write(memory.grown(report.window, found), watch.paths.next_memory(site))
+    windows.write(memory.grown(report.window, found, _patients(rows)), watch.paths.next_memory(site))
     return drift_reports.write(report, watch.paths.report(site, report.window))
 
 
 def line(report: DriftReport) -> str:
     """Say what a report says, in a line."""
     if report.p_value is None:
-        return f"{report.verdict}: {report.num_window} new cases beside {report.num_reference}"
+        return f"{report.verdict}: {_counted(report)}"
     moved = [feature.name for feature in report.features if feature.p_adjusted <= report.alpha]
     features = f", {', '.join(moved)}" if moved else ""
     return f"{report.verdict}: p {report.p_value:.3f} (MMD {report.mmd_p:.3f}, KS {report.ks_p:.3f}){features}"
+
+
+def _counted(report: DriftReport) -> str:
+    """Say how much was compared."""
+    new = f"{report.num_window} new cases of {report.window_patients} patients"
+    return f"{new} beside {report.num_reference} of {report.reference_patients}"
+
+
+def _patients(rows: Mapping[str, ManifestRow]) -> dict[str, str]:
+    """Name the patients of cases."""
+    return {content: row.patient for content, row in rows.items()}
 
 
 def _memory(site: str, watch: Watch) -> Memory:

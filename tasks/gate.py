@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from fedsilo.audit.events import Artifact, Decision, Subject
+from fedsilo.audit.events import CHAMPION, Artifact, Decision, Subject
+from fedsilo.audit.state import Candidate
 from fedsilo.errors import DataError
-from tasks import model_events, trails
-from tasks.federation import Federation
+from tasks import contenders, model_events, trails
+from tasks.contenders import Contender
 from tasks.paths import AuditPaths, RunPaths
 
 if TYPE_CHECKING:
@@ -21,32 +22,16 @@ if TYPE_CHECKING:
 
     from fedsilo.audit.events import Event
     from fedsilo.cohort.roster import Roster
-    from fedsilo.evaluation.pairs import Holdout, Scored
-    from fedsilo.evaluation.pccp import Make
+    from fedsilo.evaluation.pairs import Holdout
     from fedsilo.evaluation.verdict import Verdict
-    from fedsilo.params import Params
     from tasks.trails import Scribe
 
-GATE, PCCP, USED = "gate", "pccp", "holdout"
-PHASES = ("inside", "outside")
+GATE, PCCP = "gate", "pccp"
 JUDGES = ("gate", "noninferiority", "pairs", "pccp", "statistics", "verdict")
 """Modules of fedsilo/evaluation that a verdict comes from."""
 
 COLUMNS = ("site", "organ", "patients", "mean", "low", "high", "limit", "verdict")
 WIDTHS = (12, 14, 13, 10, 10, 10, 9, 13)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A run whose global model is judged, and the params that it says it was trained with."""
-
-    paths: RunPaths
-    params: Params
-
-    @property
-    def name(self) -> str:
-        """Give the model's name, as the trail has it."""
-        return f"{self.paths.run}/global"
 
 
 @dataclass(frozen=True)
@@ -88,13 +73,15 @@ def judge(question: Question) -> Path:
     scribe = trails.scribe(question.paths.audit)
     _check_champion(question, scribe)
     plan = pccp.load(question.plan)
-    told = scribe.events("evaluate", "gate.verdict")
-    candidate = _scored(question.candidate, told)
-    made = _make(question, question.candidate, candidate)
+    told = scribe.events("data.accept", "evaluate", "gate.verdict")
+    methods = plan.gate.methods
+    candidate = contenders.scored(question.candidate, told)
+    made = contenders.make(question.candidate, candidate, question.roster, told, methods)
     champion, changes = None, ChangeCheck(())
     if question.champion is not None:
-        champion = _scored(question.champion, told)
-        changes = pccp.check_changes(_make(question, question.champion, champion), made, plan.changes)
+        champion = contenders.scored(question.champion, told)
+        before = contenders.make(question.champion, champion, question.roster, told, methods)
+        changes = pccp.check_changes(before, made, plan.changes, methods=methods)
     found = gate.judge(
         champion,
         candidate,
@@ -107,7 +94,7 @@ def judge(question: Question) -> Path:
     text = verdict.text(found)
     path = gates_dir(question.paths.audit) / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     files.write_text(path, text)
-    _tell(question, found, path, told)
+    _tell(question, found, path)
     get_run_logger().info("%s: %s", found.verdict, path)
     return path
 
@@ -131,56 +118,8 @@ def _check_champion(question: Question, scribe: Scribe) -> None:
         raise DataError(f"{question.champion.name} is {given}, in use is {champion.current}: score and name that one")
 
 
-def _scored(contender: Contender, told: Sequence[Event]) -> Scored:
-    """Read a run's scores, and what the trail says of the patients that they are of."""
-    import pandas
-
-    from fedsilo import files
-    from fedsilo.evaluation import cases
-    from fedsilo.evaluation.pairs import Scored
-
-    paths = [contender.paths.cases_table(phase) for phase in PHASES]
-    tables = [cases.read(path) for path in paths]
-    model = files.sha256_file(contender.paths.global_state)
-    holdout: dict[str, str] = {}
-    for path in paths:
-        sha256 = files.sha256_file(path)
-        for event in told:
-            of_model = event.kind == "evaluate" and event.subject and event.subject.after == f"sha256:{model}"
-            if of_model and any(output.sha256 == sha256 for output in event.outputs):
-                of_sites = (entry for entry in event.inputs if entry.name.startswith(model_events.HOLDOUT))
-                holdout |= {entry.name.removeprefix(model_events.HOLDOUT): entry.sha256 for entry in of_sites}
-    return Scored(model, pandas.concat(tables, ignore_index=True), holdout)
-
-
-def _make(question: Question, contender: Contender, scored: Scored) -> Make:
-    """Say what a run's model is made of, by its record and its scores.
-
-    Raises:
-        DataError: The record is damaged or of another model, or the run was trained with other params.
-    """
-    from fedsilo import files
-    from fedsilo.evaluation.pccp import Make
-    from tasks import rounds
-
-    path = contender.paths.federation_record
-    record = files.read_json(path)
-    try:
-        organs, data = tuple(record["identity"]["organs"]), dict(record["identity"]["manifest_sha256"])  # type: ignore[index]  # checked here
-        trained_with, model = record["identity"]["params_sha256"], record["model_sha256"]["global"]  # type: ignore[index]  # checked here
-        params = contender.params.model_copy(update={"seed": int(str(record["seed"]))})
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    if model != scored.model:
-        raise DataError(f"{path} is the record of another model than {contender.paths.global_state}")
-    if rounds.params_sha256(Federation(question.roster, params, contender.paths)) != trained_with:
-        raise DataError(f"run {contender.paths.run} was trained with other params than those given for it")
-    roles = scored.table[["site", "role"]].drop_duplicates()
-    return Make(params, organs, dict(zip(roles["site"], roles["role"], strict=True)), data)
-
-
 def _holdout(question: Question, candidate: str, told: Sequence[Event]) -> Holdout:
-    """Say on which patients models are judged now: the test cases of every site, and how many other candidates they judged.
+    """Say on which patients models are judged now: the test cases of every site, and how many other candidates each judged.
 
     Raises:
         DataError: A site was not prepared.
@@ -189,27 +128,32 @@ def _holdout(question: Question, candidate: str, told: Sequence[Event]) -> Holdo
     from tasks import sites
 
     folders = {site.name: question.paths.prepared_site(site.name) for site in question.roster.sites}
-    holdout = Holdout(
+    organs = question.roster.organs
+    sha256 = {name: model_events.holdout_sha256(folder) for name, folder in folders.items()}
+    return Holdout(
         sites={site.name: Site(site.role, site.modality) for site in question.roster.sites},
-        cases={name: frozenset(row.case for row in sites.rows_of(folder, "test")) for name, folder in folders.items()},
-        sha256={name: model_events.holdout_sha256(folder) for name, folder in folders.items()},
-        uses=0,
+        cases={
+            name: {row.case: frozenset(organs[value] for value in sites.annotated(row)) for row in sites.rows_of(folder, "test")}
+            for name, folder in folders.items()
+        },
+        sha256=sha256,
+        uses={site: len(_judged_on(site, found, told) - {f"sha256:{candidate}"}) for site, found in sha256.items()},
     )
-    judged = {
-        event.subject.after
-        for event in told
-        if event.kind == "gate.verdict" and event.subject and Artifact(USED, holdout.digest) in event.inputs
-    }
-    return replace(holdout, uses=len(judged - {f"sha256:{candidate}"}))
 
 
-def _tell(question: Question, found: Verdict, path: Path, told: Sequence[Event]) -> None:
+def _judged_on(site: str, sha256: str, told: Sequence[Event]) -> set[str | None]:
+    """List the models on which there was a verdict by a site's test cases as they are now."""
+    used = Artifact(f"{model_events.HOLDOUT}{site}", sha256)
+    return {event.subject.after for event in told if event.kind == "gate.verdict" and event.subject and used in event.inputs}
+
+
+def _tell(question: Question, found: Verdict, path: Path) -> None:
     """Say in the trail whether the candidate is inside the plan, and what the gate found."""
     scribe, paths = trails.scribe(question.paths.audit), question.paths
     subject = Subject("model", question.candidate.name, after=f"sha256:{found.candidate}")
     decision = Decision(GATE, found.verdict, trails.hashed(path))
-    said = [event for event in told if event.kind == "gate.verdict" and event.subject and event.subject.after == subject.after]
-    if said and said[-1].decision == decision:
+    known = scribe.opened.state.candidates.get(str(subject.after), Candidate())
+    if (known.verdict, known.metrics_ref) == (decision.verdict, decision.metrics_ref) and not known.ended:
         return
     plan = trails.artifact(question.plan, PCCP)
     compared = []
@@ -223,15 +167,15 @@ def _tell(question: Question, found: Verdict, path: Path, told: Sequence[Event])
             inputs=[plan, *compared],
             decision=Decision(PCCP, found.changes.verdict, f"sha256:{plan.sha256}"),
         )
-    contenders = [contender for contender in (question.champion, question.candidate) if contender is not None]
-    tables = [contender.paths.cases_table(phase) for contender in contenders for phase in PHASES]
+    judged = [contender for contender in (question.champion, question.candidate) if contender is not None]
+    tables = [contender.paths.cases_table(phase) for contender in judged for phase in contenders.PHASES]
     scribe.append(
         "gate.verdict",
         f"{found.verdict}: {', '.join(found.decided_by) or 'all rules'}",
         subject=subject,
         inputs=[
-            *compared,
-            Artifact(USED, found.holdout),
+            *(Artifact(CHAMPION, entry.sha256) for entry in compared),
+            *(Artifact(f"{model_events.HOLDOUT}{site}", sha256) for site, sha256 in found.holdout_sites.items()),
             plan,
             *(trails.artifact(table, table.relative_to(paths.workspace).as_posix()) for table in tables),
         ],

@@ -11,7 +11,7 @@ from fedsilo.federation.records import INSIDE
 from tasks import trails
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tasks.federation import Federation
@@ -56,11 +56,13 @@ def evaluated(federation: Federation, phase: str, table: Path) -> None:
     models = {f"{paths.run}/global": paths.global_state}
     if phase == INSIDE:
         models |= {f"{paths.run}/{INSIDE}/{site}": paths.inside_state(site) for site in federation.sites}
-    scored(federation, phase, table, models)
+    scored(federation, phase, table, models, made_with=trails.params_section(federation.params, phase))
 
 
-def scored(federation: Federation, gate: str, table: Path, models: Mapping[str, Path]) -> None:
-    """Say that models, by their names, have scores in a table, and of a global one on which test cases."""
+def scored(
+    federation: Federation, gate: str, table: Path, models: Mapping[str, Path], *, made_with: Sequence[Artifact] = ()
+) -> None:
+    """Say that models, by their names, have scores in a table, and of a global one on which test cases and with which params."""
     paths, scribe = federation.paths, trails.scribe(federation.audit)
     decision = Decision(gate, "scored", trails.hashed(table))
     outputs = [trails.artifact(table, table.relative_to(paths.workspace).as_posix())]
@@ -70,7 +72,7 @@ def scored(federation: Federation, gate: str, table: Path, models: Mapping[str, 
     for name, path in models.items():
         subject = Subject("model", name, after=trails.hashed(path))
         # inputs of an inside model are the states that it was folded over
-        inputs = holdout if name.endswith("/global") else []
+        inputs = [*holdout, *made_with] if name.endswith("/global") else []
         scribe.append("evaluate", f"{gate} evaluation", subject=subject, inputs=inputs, outputs=outputs, decision=decision)
 
 

@@ -138,11 +138,16 @@ def _begun(paths: ReleasePaths, scribe: Scribe, journal: Plan | None, asked: tup
 
 
 def _check_verdict(work: Work, verdict: Path) -> None:
-    """Refuse a file that is not the verdict by which the model was approved."""
+    """Refuse a file that is not the verdict by which the model was approved, or does not compare it with the model in use."""
     known = work.scribe.opened.state.candidates.get(work.plan.model, Candidate()).metrics_ref
     found = trails.hashed(verdict) if verdict.is_file() else "missing"
     if found != known:
         raise DataError(f"{verdict} is {found}, the gate's last verdict on {work.plan.model} is {known or 'none'}")
+    record = files.read_json(verdict)
+    for name, expected in (("candidate", work.plan.model), ("champion", work.plan.before)):
+        said = f"sha256:{record.get(name)}" if record.get(name) else None
+        if said != expected:
+            raise DataError(f"{verdict} is about the {name} {said or 'none'}, expected {expected or 'none'}")
 
 
 def _released(paths: ReleasePaths, scribe: Scribe, version: str, model: str) -> str:

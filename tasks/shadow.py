@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedsilo import files
 from fedsilo.audit import documents, releases, trail
 from fedsilo.audit.documents import Release
-from fedsilo.audit.events import Decision, Draft, Subject, Why
+from fedsilo.audit.events import CHAMPION, Artifact, Decision, Draft, Subject, Why
 from fedsilo.audit.line_checks import TIME_FORMAT
 from fedsilo.audit.register import SERVER
 from fedsilo.errors import DataError
@@ -85,7 +85,7 @@ def run(
         federation: Whose.
         site: Whose cases.
         candidate: A run's name or a version.
-        champion: A version, or a run's name.
+        champion: The version in use, or the run that it was made from.
         why: The reason.
         signer: The promoter, who answers for it.
         device: Where to compute.
@@ -95,7 +95,7 @@ def run(
 
     Raises:
         AuditRefusedError: This person may not deploy; nothing was done.
-        DataError: A model or the site cannot be used.
+        DataError: A model or the site cannot be used, or the champion is not the model in use.
         OutputError: The table cannot be written.
     """
     paths = ReleasePaths(federation.paths.workspace, federation.roster.name)
@@ -103,12 +103,16 @@ def run(
     (name, first), (_, second) = model_of(paths, candidate), model_of(paths, champion)
     model, created = trails.hashed(first), trail.utc_now().strftime(TIME_FORMAT)
     with trails.held(federation.paths, ()) as scribe:
+        in_use, found = scribe.opened.state.champions.get(releases.name_of(paths.federation)), trails.hashed(second)
+        if in_use is None or found != in_use.current:
+            raise DataError(f"{champion} is {found}, in use is {in_use.current if in_use else 'no model'}: name that one")
         server = keyring.signer(paths.audit, SERVER)
         draft = Draft(
             SHADOW,
             Why(champion, why),
             site=site,
             subject=Subject("model", name, after=model),
+            inputs=(Artifact(CHAMPION, found.removeprefix("sha256:")),),
             env=scribe.made_with,
             attached=documents.sign(Release(paths.federation, SHADOW, name, model, why, created), signer),
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from fedsilo.audit.founding import Founding
 from fedsilo.audit.register import FEDERATION_LOG, SERVER, Register
 from fedsilo.audit.trail import Trail
 from fedsilo.errors import AuditRefusedError, DataError, FedsiloError, OutputError
+from fedsilo.params import Params
 from tasks import keyring, versions
 from tasks.paths import OUTER_RUN, AuditPaths, RunPaths
 
@@ -27,6 +29,9 @@ COMMAND = "command"
 
 MAX_TEXT = 1000
 """Characters of an event's text."""
+
+PARAMS = "params/"
+"""Before the name of a section of the params."""
 
 _open: dict[AuditPaths, "Scribe"] = {}
 
@@ -190,6 +195,18 @@ def folder(path: Path, name: str) -> Artifact:
     inside = {file.relative_to(path).as_posix(): files.sha256_file(file) for file in path.rglob("*") if file.is_file()}
     lines = "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(inside.items()))
     return Artifact(name, hashlib.sha256(lines.encode()).hexdigest())
+
+
+def params_section(params: Params, name: str) -> list[Artifact]:
+    """Name a section of the params by the hash of its JSON; which methods are scored is left out, as no method depends on it.
+
+    Each method that learns is named by a hash of its own.
+    """
+    section = params.model_dump(mode="json")[name]
+    section.pop("methods", None)
+    parts = {name: section, **{f"{name}.{method}": part for method, part in section.pop("adaptations", {}).items()}}
+    texts = {part: json.dumps(content, sort_keys=True) for part, content in parts.items()}
+    return [Artifact(f"{PARAMS}{part}", hashlib.sha256(text.encode()).hexdigest()) for part, text in texts.items()]
 
 
 def hashed(path: Path) -> str:

@@ -107,13 +107,14 @@ def commit_paths(folder: Path, paths: Sequence[Path], message: str) -> None:
     _read(folder, "commit", "--quiet", "--message", message, "--", *named)
 
 
-def last_commit(folder: Path, path: Path) -> str:
-    """Name the last commit that changed a file.
+def last_commit(folder: Path, path: Path, ref: str = "HEAD") -> str:
+    """Name the last commit that changed a file, of those that lead to a commit or tag.
 
     Raises:
-        DataError: None did.
+        DataError: None did, or there is no such commit.
     """
-    found = _read(folder, "log", "-1", "--format=%H", "--", str(path.relative_to(folder))).decode().strip()
+    log = ("log", "-1", "--format=%H", "--end-of-options", ref, "--", str(path.relative_to(folder)))
+    found = _read(folder, *log).decode().strip()
     if not found:
         raise DataError(f"no commit of {folder} has {path}")
     return found

@@ -289,15 +289,42 @@ def verdict_approved__before_there_is_one():
 
 @vector
 def approved_since():
-    """A yes that a server kept back until somebody had said no."""
-    return judged().approve("first", by="carol", decision="reject").approve("first")
-
-
-@vector
-def approved_since__judged_again():
+    """A yes that a server kept back until somebody had said no, and the gate had judged again."""
     story = judged().approve("first", by="carol", decision="reject")
     story.add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "pass", hash_of("gate"))))
     return story.approve("first")
+
+
+@vector
+def still_open():
+    """A yes that was signed after the no: only the gate opens a candidate again."""
+    return judged().approve("first", by="carol", decision="reject").approve("first", created="2026-01-01T00:01:00.000000Z")
+
+
+@vector
+def compared_with_champion():
+    """Another model went into use since the verdict."""
+    return judged().candidate("second").approve("second").promote("second").approve("first")
+
+
+@vector
+def compared_with_champion__approved_before():
+    story = judged().approve("first").candidate("second").approve("second").promote("second")
+    return story.promote("first", "second")
+
+
+@vector
+def compared_with_champion__promoted_under_another_name():
+    subject = Subject("model", "another", after=hash_of("second"))
+    story = judged().approve("first").promote("first").candidate("second").approve("second")
+    release = documents.Release(tale.FEDERATION, "promote", "another", hash_of("second"), "x", tale.BEGIN)
+    return story.add(Draft("promote", WHY, subject=subject, attached=documents.sign(release, signer("erin"))))
+
+
+@vector
+def compared_with_champion__that_is_none():
+    """A verdict that compares with a run that was never in use."""
+    return opened().candidate("first", against="zeroth").approve("first")
 
 
 @vector

@@ -90,6 +90,7 @@ class Story:
         self.founding = found()
         self.setting = verifier.setting_of(self.founding, log)
         self.lines, self.altered = [], altered
+        self.in_use = None
         self.now = datetime.fromisoformat(BEGIN)
 
     @property
@@ -160,19 +161,23 @@ class Story:
             self.change("key.revoke", admin, key_subject(signer(name).key, content), content)
         return self
 
-    def candidate(self, name, verdict="pass"):
-        """Evaluate a model and let the gate judge it."""
+    def candidate(self, name, verdict="pass", against=None):
+        """Evaluate a model and let the gate judge it, against the model in use or another."""
+        champion = against or self.in_use
         self.add(
             Draft("evaluate", WHY, site="site-a", subject=model(name), outputs=(Artifact("cases.csv", hex_of("cases")),)),
             "site-a",
         )
-        return self.add(Draft("gate.verdict", WHY, subject=model(name), decision=Decision("gate", verdict, hash_of("gate"))))
+        compared = (Artifact("champion", hex_of(champion)),) if champion else ()
+        decision = Decision("gate", verdict, hash_of("gate"))
+        return self.add(Draft("gate.verdict", WHY, subject=model(name), inputs=compared, decision=decision))
 
     def approve(self, name, by="dave", decision="approve", carried_by="server", **said):
         attached = approval(name, by, decision, **said)
         return self.add(Draft(decision, WHY, subject=model(name), meaning="approval", attached=attached), carried_by)
 
     def promote(self, name, before=None, by="erin", kind="promote"):
+        self.in_use = name
         return self.add(Draft(kind, WHY, subject=model(name, before), attached=release(name, by, kind)), by, role="promoter")
 
 

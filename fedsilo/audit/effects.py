@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fedsilo.audit import forms, merkle
 from fedsilo.audit.documents import Change
-from fedsilo.audit.events import CHANGE_KINDS, KEY_KINDS, Event
+from fedsilo.audit.events import CHAMPION, CHANGE_KINDS, KEY_KINDS, Event
 from fedsilo.audit.register import Anchor, KeyEntry, KeyRecord
 from fedsilo.audit.state import Candidate, Champion, State, Step
 
@@ -79,11 +79,13 @@ def _follow_model(state: State, event: Event, person: str) -> State:
     model, name = event.subject.after, event.subject.name
     candidate = state.candidates.get(model, Candidate())
     if event.kind == "gate.verdict" and event.decision is not None:
-        candidate = Candidate(event.decision.verdict, event.decision.metrics_ref, rejected=candidate.rejected)
+        compared = next((f"sha256:{entry.sha256}" for entry in event.inputs if entry.name == CHAMPION), None)
+        decision = event.decision
+        candidate = Candidate(decision.verdict, decision.metrics_ref, rejected=candidate.rejected, champion=compared)
     elif event.kind == "approve":
         candidate = replace(candidate, approvers=tuple(sorted({*candidate.approvers, person})))
     elif event.kind == "reject":
-        candidate = replace(candidate, approvers=(), rejected=event.ts)
+        candidate = replace(candidate, approvers=(), rejected=event.ts, ended=True)
     elif event.kind in ("promote", "rollback"):
         champion = state.champions.get(name, Champion(model, frozenset()))
         in_use = Champion(model, champion.promoted | {model})

@@ -24,6 +24,8 @@ CHANGE_KINDS = frozenset({"key.add", "key.revoke", "config.change", "log.rotate"
 KEY_KINDS = frozenset({"key.add", "key.revoke"})
 PASS, INCONCLUSIVE = "pass", "inconclusive"
 VERDICTS = (PASS, "fail", INCONCLUSIVE)
+CHAMPION = "champion"
+"""Input of a `gate.verdict` or `deploy.shadow`: the model in use with which it compares; left out if none was."""
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "log.open": ("subject",),

@@ -237,6 +237,30 @@ def approved_since(step: Step) -> str | None:
     return f"the document is of {step.document.created}, {step.model} was rejected at {rejected}"
 
 
+def still_open(step: Step) -> str | None:
+    """A model that was rejected is approved after another verdict only."""
+    candidate = step.state.candidates.get(step.model, Candidate())
+    if step.event.kind != "approve" or not candidate.ended:
+        return None
+    return f"{step.model} was rejected at {candidate.rejected}, and there is no verdict since"
+
+
+def compared_with_champion(step: Step) -> str | None:
+    """A model is approved and promoted by a verdict that compares it with the model in use; if none is, with nothing."""
+    candidate, champions = step.state.candidates.get(step.model, Candidate()), step.state.champions
+    if step.event.kind == "promote":
+        replaced = champions.get(step.change[1].name)
+        in_use = {replaced.current} if replaced else {None}
+    elif step.event.kind == "approve":
+        in_use = {champion.current for champion in champions.values()} or {None}
+    else:
+        return None
+    if candidate.verdict is None or candidate.champion in in_use:
+        return None
+    named = ", ".join(sorted(filter(None, in_use))) or "no model"
+    return f"the verdict on {step.model} compares it with {candidate.champion or 'nothing'}, in use is {named}"
+
+
 def approved_first(step: Step) -> str | None:
     """A model is promoted that enough persons approved since its verdict: two at least if that is inconclusive."""
     if step.event.kind != "promote":

@@ -42,12 +42,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What has been said of a model: the gate's last verdict, who approved since, and when it was last rejected."""
+    """What has been said of a model: the gate's last verdict, who approved since, and when it was last rejected.
+
+    ``champion`` is the model with which the verdict compares it; ``ended`` says that it was rejected since the verdict.
+    """
 
     verdict: str | None = None
     metrics_ref: str | None = None
     approvers: tuple[str, ...] = ()
     rejected: str = ""
+    champion: str | None = None
+    ended: bool = False
 
 
 @dataclass(frozen=True)

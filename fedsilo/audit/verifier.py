@@ -171,6 +171,8 @@ CHECKS = Checks(
         ("sequence", order.verdict_first),
         ("sequence", order.verdict_approved),
         ("sequence", order.approved_since),
+        ("sequence", order.still_open),
+        ("sequence", order.compared_with_champion),
         ("sequence", order.approved_first),
         ("not-authorised", order.another_approved),
         ("sequence", order.replaces_champion),

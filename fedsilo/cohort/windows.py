@@ -13,7 +13,7 @@ from fedsilo import files
 from fedsilo.errors import DataError
 
 REFERENCE = 0
-COLUMNS = ("content_hash", "window", "origin")
+COLUMNS = ("content_hash", "patient", "window", "origin")
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class Memory:
     Attributes:
         origin: Hash of how features are made (``features.origin``).
         windows: Window of each case, by its content hash.
+        patients: Patient of each case, by the same.
         features: Features of each case, by the same.
     """
 
     origin: str
     windows: Mapping[str, int]
+    patients: Mapping[str, str]
     features: Mapping[str, Mapping[str, float]]
 
     @property
@@ -35,28 +37,44 @@ class Memory:
         """Number of the last window."""
         return max(self.windows.values())
 
+    def cases(self, window: int) -> list[str]:
+        """Name a window's cases, in order."""
+        return sorted(content for content, number in self.windows.items() if number == window)
+
     def of_window(self, window: int) -> list[Mapping[str, float]]:
         """Give the features of a window's cases, in the order of their hashes."""
-        return [self.features[content] for content in sorted(self.windows) if self.windows[content] == window]
+        return [self.features[content] for content in self.cases(window)]
 
     def new(self, contents: Sequence[str]) -> list[str]:
         """Name those that are in no window, in order."""
         return sorted(set(contents) - self.windows.keys())
 
-    def grown(self, window: int, features: Mapping[str, Mapping[str, float]]) -> "Memory":
+    def strangers(self, patients: Mapping[str, str]) -> list[str]:
+        """Name those of some cases, given with their patients, whose patients have no case in the reference; in order."""
+        known = {self.patients[content] for content in self.cases(REFERENCE)}
+        return sorted(content for content, patient in patients.items() if patient not in known)
+
+    def grown(self, window: int, features: Mapping[str, Mapping[str, float]], patients: Mapping[str, str]) -> "Memory":
         """Add a window."""
-        return Memory(self.origin, {**self.windows, **dict.fromkeys(features, window)}, {**self.features, **features})
+        windows = {**self.windows, **dict.fromkeys(features, window)}
+        return Memory(self.origin, windows, {**self.patients, **patients}, {**self.features, **features})
 
 
-def reference(features: Mapping[str, Mapping[str, float]], *, origin: str) -> Memory:
+def reference(features: Mapping[str, Mapping[str, float]], patients: Mapping[str, str], *, origin: str) -> Memory:
     """Begin a memory with the cases that a champion knew."""
-    return Memory(origin, dict.fromkeys(features, REFERENCE), dict(features))
+    return Memory(origin, dict.fromkeys(features, REFERENCE), dict(patients), dict(features))
 
 
 def write(memory: Memory, path: Path) -> Path:
     """Write it as parquet, a row a case."""
     rows = [
-        {"content_hash": content, "window": window, "origin": memory.origin, **memory.features[content]}
+        {
+            "content_hash": content,
+            "patient": memory.patients[content],
+            "window": window,
+            "origin": memory.origin,
+            **memory.features[content],
+        }
         for content, window in sorted(memory.windows.items())
     ]
     return files.write_bytes(path, pandas.DataFrame(rows).to_parquet(index=False))
@@ -76,6 +94,10 @@ def read(path: Path) -> Memory:
     if len(origins) != 1 or table["content_hash"].duplicated().any():
         raise DataError(f"cannot use {path}: expected {', '.join(COLUMNS)} and features, a row a case of one origin")
     names = [str(name) for name in table.columns if name not in COLUMNS]
-    windows = {str(row["content_hash"]): int(row["window"]) for row in table.to_dict("records")}
-    values = {str(row["content_hash"]): {name: float(row[name]) for name in names} for row in table.to_dict("records")}
-    return Memory(str(origins.pop()), windows, values)
+    records = {str(row["content_hash"]): row for row in table.to_dict("records")}
+    return Memory(
+        str(origins.pop()),
+        {content: int(row["window"]) for content, row in records.items()},
+        {content: str(row["patient"]) for content, row in records.items()},
+        {content: {name: float(row[name]) for name in names} for content, row in records.items()},
+    )

@@ -5,17 +5,18 @@ each feature (KS) find a large change of one and say which. Holm's rule joins th
 rate of false alarms.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy import stats
 
 from fedsilo.errors import DataError
 
-MIN_CASES = 5
+MIN_PATIENTS = 5
 """With fewer on a side nothing is tested."""
 
 EXACT_PAIRS = 10_000
@@ -45,6 +46,7 @@ class Comparison:
         ks_adjusted: p of each feature, by Holm.
         psi: Of each feature.
         psi_threshold: Of each feature.
+        chosen: Cases that KS looked at, one a patient: rows of the reference and of the window.
     """
 
     p_value: float
@@ -54,40 +56,58 @@ class Comparison:
     ks_adjusted: tuple[float, ...]
     psi: tuple[float, ...]
     psi_threshold: tuple[float, ...]
+    chosen: tuple[tuple[int, ...], tuple[int, ...]] = field(compare=False)
 
 
 def compare(
-    reference: Table, window: NewTable, *, alpha: float, permutations: int, generator: numpy.random.Generator
+    reference: Table,
+    window: NewTable,
+    *,
+    alpha: float,
+    permutations: int,
+    generator: numpy.random.Generator,
+    patients: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Comparison:
     """Test whether two samples come from one distribution.
 
-    Features are divided by their standard deviation over both samples; one that never varies counts for nothing. The order of
-    cases is irrelevant to MMD and KS themselves; permutations are drawn for the pooled cases sorted by their features, so it is
-    irrelevant to the p-values too.
+    Features are divided by their standard deviation over both samples; one that never varies counts for nothing. Patients are
+    what is drawn from a distribution: their cases resemble one another. MMD and PSI look at all cases and are permuted by
+    patient, whose cases stay together; KS looks at one case a patient, drawn at random. The order of cases is irrelevant: all
+    is drawn for the pooled cases sorted by their features.
 
     Args:
-        reference: A row a case; at least five.
+        reference: A row a case; of at least five patients.
         window: The same; the same features.
         alpha: Of the thresholds of PSI.
-        permutations: Of the pooled cases; the smallest p is ``1 / (permutations + 1)``.
-        generator: Draws them.
+        permutations: Of the pooled patients; the smallest p is ``1 / (permutations + 1)``.
+        generator: Draws them, then the cases of KS.
+        patients: Of the reference's and of the window's cases; None: each case is of another one.
 
     Raises:
-        DataError: A sample is too small, or a value is not finite.
+        DataError: A sample has too few patients, one is in both, or a value is not finite.
 
     Reference:
         Gretton et al., A kernel two-sample test, JMLR 2012: MMD of equation 3, by permutation.
     """
-    _check(reference, window)
-    pooled = numpy.concatenate([reference, window])
+    if patients is None:
+        patients = [f"old {row}" for row in range(len(reference))], [f"new {row}" for row in range(len(window))]
+    _check(reference, window, patients)
+    pooled, owners = numpy.concatenate([reference, window]), numpy.array([*patients[0], *patients[1]])
     is_new = numpy.arange(len(pooled)) >= len(reference)
     order = numpy.lexsort((is_new, *pooled.T))
-    pooled, is_new = pooled[order], is_new[order]
-    drawn = numpy.stack([is_new, *(generator.permutation(is_new) for _ in range(permutations))])
+    pooled, is_new, owners = pooled[order], is_new[order], owners[order]
+    _, first, inverse = numpy.unique(owners, return_index=True, return_inverse=True)
+    member = numpy.argsort(numpy.argsort(first))[inverse]  # patients by number, in the order of their first cases
+    new_patients = is_new[numpy.sort(first)]
+    by_patient = numpy.stack([new_patients, *(generator.permutation(new_patients) for _ in range(permutations))])
+    drawn = by_patient[:, member]
     mmd = mmd_of_labels(kernel(scaled(pooled)), drawn)
     mmd_p = permutation_p(mmd)
     psi = psi_of_labels(pooled, drawn)
-    ks, ks_p = ks_of_features(reference, window)
+    chosen = _one_a_patient(member, generator)
+    old_rows, new_rows = (numpy.sort(order[chosen[is_new[chosen] == side]]) for side in (False, True))
+    new_rows = new_rows - len(reference)
+    ks, ks_p = ks_of_features(reference[old_rows], window[new_rows])
     adjusted = _holm(numpy.array(ks_p))
     threshold = numpy.quantile(psi[1:], 1 - alpha, axis=0, method="higher")
     return Comparison(
@@ -98,7 +118,15 @@ def compare(
         ks_adjusted=tuple(adjusted),
         psi=tuple(float(value) for value in psi[0]),
         psi_threshold=tuple(float(value) for value in threshold),
+        chosen=(tuple(old_rows.tolist()), tuple(new_rows.tolist())),
     )
+
+
+def _one_a_patient(member: Int[NDArray[numpy.int64], " n"], generator: numpy.random.Generator) -> Int[NDArray[numpy.int64], " m"]:
+    """Draw a case of each patient."""
+    shuffled = generator.permutation(len(member))
+    _, first = numpy.unique(member[shuffled], return_index=True)
+    return numpy.asarray(shuffled[first])
 
 
 def scaled(pooled: Table) -> Table:
@@ -131,11 +159,11 @@ def mmd_of_labels(
 
     Args:
         similarity: Kernel of all pairs.
-        is_new: A row a division; each has as many new cases.
+        is_new: A row a division; each has two new cases and two others at least.
     """
     off_diagonal = similarity - numpy.diag(numpy.diag(similarity))
     chosen = is_new.astype(numpy.float64)
-    num_new = float(chosen[0].sum())
+    num_new = chosen.sum(axis=1)
     num_old = is_new.shape[1] - num_new
     new_new = ((chosen @ off_diagonal) * chosen).sum(axis=1)
     new_all = chosen @ off_diagonal.sum(axis=1)
@@ -189,9 +217,12 @@ def psi_of_labels(pooled: Table, is_new: Bool[NDArray[numpy.bool_], "p n"]) -> F
     return numpy.asarray((numpy.where(used, (new_share - old_share) * numpy.log(new_share / old_share), 0.0)).sum(axis=2))
 
 
-def _check(reference: AnyTable, window: AnyTable) -> None:
+def _check(reference: AnyTable, window: AnyTable, patients: tuple[Sequence[str], Sequence[str]]) -> None:
     """Refuse samples that cannot be compared."""
-    if min(len(reference), len(window)) < MIN_CASES:
-        raise DataError(f"cannot test drift of {len(window)} cases against {len(reference)}: expected at least {MIN_CASES} each")
+    old, new = (set(owners) for owners in patients)
+    if min(len(old), len(new)) < MIN_PATIENTS:
+        raise DataError(f"cannot test drift of {len(new)} patients against {len(old)}: expected at least {MIN_PATIENTS} each")
+    if old & new:
+        raise DataError(f"cannot test drift: {len(old & new)} patients have cases in both samples")
     if not (numpy.isfinite(reference).all() and numpy.isfinite(window).all()):
         raise DataError("cannot test drift: a feature is not finite")

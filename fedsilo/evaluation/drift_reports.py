@@ -26,11 +26,11 @@ Verdict = Literal["alarm", "quiet", "too few"]
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many cases lie between cuts; the first bin and the last are open, and none counts fewer than five.
+    """How many patients' cases, one of each, lie between cuts; the first and last bin are open, none counts fewer than five.
 
     Attributes:
         cuts: Rising, on a grid that does not depend on the data; one fewer than counts.
-        counts: Cases a bin; empty if there are fewer than five in all.
+        counts: Patients a bin; empty if there are fewer than five in all.
     """
 
     cuts: tuple[float, ...]
@@ -47,8 +47,8 @@ class FeatureDrift:
         p_adjusted: Of KS, by Holm over all features.
         psi: Population stability index over bins with as many pooled cases each.
         psi_threshold: What permuted cases exceed at the rate of false alarms; a fixed threshold would fire by chance.
-        reference: Cases that the model knew.
-        window: New cases.
+        reference: One case of each patient whom the model knew.
+        window: One of each new patient.
     """
 
     name: str
@@ -69,7 +69,9 @@ class DriftReport:
         site: The site.
         window: Number of the window, from 1; a window's cases are new, none is in another.
         num_reference: Cases that the model knew.
-        num_window: New cases.
+        num_window: New cases, without those of patients whom the model knew.
+        reference_patients: Whose cases the model knew.
+        window_patients: Whose cases are new.
         verdict: ``alarm`` if ``p_value`` is at most ``alpha``; ``too few`` if nothing could be tested; else ``quiet``.
         alpha: Rate of false alarms.
         p_value: Of MMD and KS together, by Holm; None if nothing could be tested.
@@ -87,6 +89,8 @@ class DriftReport:
     window: int
     num_reference: int
     num_window: int
+    reference_patients: int
+    window_patients: int
     verdict: Verdict
     alpha: float
     p_value: float | None
@@ -108,6 +112,7 @@ class Samples:
         steps: Width of the bins of each.
         reference: Of the cases that the model knew.
         window: Of the new cases.
+        patients: Of the reference's and of the window's cases; nobody is in both.
         origin: Hash of how features are made.
     """
 
@@ -115,6 +120,7 @@ class Samples:
     steps: Mapping[str, float]
     reference: Table
     window: NewTable
+    patients: tuple[Sequence[str], Sequence[str]]
     origin: str
 
 
@@ -150,7 +156,7 @@ def report(
     alpha: float,
     permutations: int,
     seed: int,
-    fewest: int = drift.MIN_CASES,
+    fewest: int = drift.MIN_PATIENTS,
 ) -> DriftReport:
     """Compare a site's new cases with those that the model knew.
 
@@ -160,9 +166,9 @@ def report(
         site: The site.
         window: Number of the window, from 1.
         alpha: Rate of false alarms.
-        permutations: Of the pooled cases.
+        permutations: Of the pooled patients.
         seed: Of the run; the window's generator is named after cohort, site and window.
-        fewest: New cases below which nothing is tested.
+        fewest: New patients below whom nothing is tested.
 
     Raises:
         DataError: A value is not finite.
@@ -173,6 +179,8 @@ def report(
         window=window,
         num_reference=len(samples.reference),
         num_window=len(samples.window),
+        reference_patients=len(set(samples.patients[0])),
+        window_patients=len(set(samples.patients[1])),
         verdict="too few",
         alpha=alpha,
         p_value=None,
@@ -184,10 +192,18 @@ def report(
         features=(),
         origin=samples.origin,
     )
-    if len(samples.window) < max(fewest, drift.MIN_CASES) or len(samples.reference) < drift.MIN_CASES:
+    if told.window_patients < max(fewest, drift.MIN_PATIENTS) or told.reference_patients < drift.MIN_PATIENTS:
         return told
     generator = seeds.numpy_generator(seed, "drift", cohort, site, window)
-    found = drift.compare(samples.reference, samples.window, alpha=alpha, permutations=permutations, generator=generator)
+    found = drift.compare(
+        samples.reference,
+        samples.window,
+        alpha=alpha,
+        permutations=permutations,
+        generator=generator,
+        patients=samples.patients,
+    )
+    reference, new = (table[list(rows)] for table, rows in zip((samples.reference, samples.window), found.chosen, strict=True))
     features = tuple(
         FeatureDrift(
             name=name,
@@ -195,8 +211,8 @@ def report(
             p_adjusted=found.ks_adjusted[index],
             psi=found.psi[index],
             psi_threshold=found.psi_threshold[index],
-            reference=histogram(samples.reference[:, index], step=samples.steps[name]),
-            window=histogram(samples.window[:, index], step=samples.steps[name]),
+            reference=histogram(reference[:, index], step=samples.steps[name]),
+            window=histogram(new[:, index], step=samples.steps[name]),
         )
         for index, name in enumerate(samples.names)
     )

@@ -7,12 +7,17 @@ it errs: docs/gate.md. The same scores in any order give the same verdict, to th
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy
+
 from fedsilo import seeds
 from fedsilo.evaluation import noninferiority, pairs, statistics
-from fedsilo.evaluation.pairs import DICE, GATE, Holdout, Pairs, Scored
+from fedsilo.evaluation.pairs import GATE, Holdout, Pairs, Scored
 from fedsilo.evaluation.pccp import ChangeCheck, GateParams
 from fedsilo.evaluation.statistics import Patients
 from fedsilo.evaluation.verdict import DECIMALS, FAIL, INCONCLUSIVE, PASS, Lost, Outcome, Rule, Unit, Verdict
+
+NEW_DATA = "new-data"
+"""A reason that what the models were made of must bear out."""
 
 NO_CHAMPION = Rule("champion", INCONCLUSIVE, "no model is in use, so there is nothing to compare with")
 
@@ -37,7 +42,8 @@ def judge(
         holdout: On whose test cases both must have been scored.
         policy: What must be shown.
         changes: What differs in the making of the models; outside the plan nothing passes. Without a champion nothing does.
-        reason: Why the candidate should replace the champion even if it is better nowhere; empty if there is none.
+        reason: Why the candidate should replace the champion even if it is better nowhere, ``KIND: WORDS`` with a kind of the
+            policy; empty if there is none.
         code: Hash of the code that judges.
     """
     paired = None if champion is None else pairs.pair(champion, candidate, holdout, policy)
@@ -49,10 +55,14 @@ def judge(
         units = tuple(_units(paired, holdout, policy))
         lost = catastrophes(paired, policy)
         rules += [
-            _noninferior("non-inferiority", [unit for unit in units if unit.kind == "site"]),
+            _noninferior(
+                "non-inferiority",
+                [unit for unit in units if unit.kind == "site"],
+                paired.unseen if policy.unseen_organs == GATE else (),
+            ),
             _no_catastrophe(lost),
             _worst_site(units, policy),
-            _reason(units, reason),
+            _reason(units, reason, changes, policy),
             _noninferior("subgroups", [unit for unit in units if unit.kind != "site"]),
         ]
     if not flaws:
@@ -66,7 +76,7 @@ def judge(
         candidate=candidate.model,
         holdout=holdout.digest,
         holdout_sites=dict(sorted(holdout.sha256.items())),
-        uses=holdout.uses,
+        uses=dict(sorted(holdout.uses.items())),
         reason=reason,
         changes=changes,
         policy=policy,
@@ -92,20 +102,25 @@ def noninferior(interval: statistics.Interval, margin: float, policy: GateParams
 
 
 def catastrophes(paired: Pairs, policy: GateParams) -> Lost:
-    """Count the patients of all sites whom the candidate loses, and bound their share."""
-    by_organ = paired.differences[DICE]
-    thresholds = {organ: policy.catastrophe.threshold(organ) for organ in sorted(by_organ)}
-    everyone = {(site, patient) for sites in by_organ.values() for site, patients in sites.items() for patient in patients}
-    lost = {(site, patient) for site, patients in paired.newly_missed.items() for patient in patients}
-    for organ, sites in by_organ.items():
-        lost |= {
-            (site, patient) for site, found in sites.items() for patient, value in found.items() if value < -thresholds[organ]
-        }
-    low, high = noninferiority.share_floor(len(lost), len(everyone)), noninferiority.share_bound(len(lost), len(everyone))
+    """Count the patients of all sites whom the candidate loses in any case and organ, and bound their share."""
+    thresholds = {organ: policy.catastrophe.threshold(organ) for organ in sorted(paired.worst)}
+    found: dict[str, dict[str, set[str]]] = {}  # site, organ, patients
+    for organ, sites in paired.worst.items():
+        for site, patients in sites.items():
+            fallen = {patient for patient, value in patients.items() if value < -thresholds[organ]}
+            found.setdefault(site, {}).setdefault(organ, set()).update(fallen)
+    for more in (paired.newly_missed, paired.newly_false):
+        for organ, of_organ in more.items():
+            for site, named in of_organ.items():
+                found.setdefault(site, {}).setdefault(organ, set()).update(named)
+    num_lost = sum(len(set().union(*organs.values())) for organs in found.values())
+    total = sum(map(len, paired.patients.values()))
+    low, high = noninferiority.share_floor(num_lost, total), noninferiority.share_bound(num_lost, total)
     tolerated = policy.catastrophe.tolerated_share
     verdict = PASS if high <= tolerated else FAIL if low > tolerated else INCONCLUSIVE
-    named = tuple(f"{site}/{patient}" for site, patient in sorted(lost))
-    return Lost(named, len(everyone), thresholds, low, high, tolerated, verdict)
+    counts = {site: {organ: len(found[site][organ]) for organ in sorted(found[site]) if found[site][organ]} for site in found}
+    by_site = {site: counts[site] for site in sorted(counts) if counts[site]}
+    return Lost(num_lost, total, by_site, thresholds, low, high, tolerated, verdict)
 
 
 def _units(paired: Pairs, holdout: Holdout, policy: GateParams) -> Iterator[Unit]:
@@ -161,14 +176,17 @@ class _Comparison:
         )
 
 
-def _noninferior(name: str, units: Sequence[Unit]) -> Rule:
-    """Ask every comparison that decides to pass."""
+def _noninferior(name: str, units: Sequence[Unit], unseen: Sequence[tuple[str, str]] = ()) -> Rule:
+    """Ask every comparison that decides to pass, and that there is one of each organ that a site annotates."""
     asked = [unit for unit in units if unit.use == GATE]
-    verdict = _worst(unit.verdict for unit in asked)
+    verdict = _worst((*(unit.verdict for unit in asked), *(INCONCLUSIVE for _ in unseen)))
+    num_asked = len(asked) + len(unseen)
     if verdict == PASS:
-        return Rule(name, verdict, f"shown by {len(asked)} of {len(asked)} comparisons")
+        return Rule(name, verdict, f"shown by {num_asked} of {num_asked} comparisons")
     shown = [_said(unit) for unit in asked if unit.verdict == verdict]
-    return Rule(name, verdict, f"{len(shown)} of {len(asked)} comparisons: {'; '.join(shown)}")
+    if verdict == INCONCLUSIVE:
+        shown += [f"{organ} dice at {site} has no patient, as it is present in no case" for site, organ in unseen]
+    return Rule(name, verdict, f"{len(shown)} of {num_asked} comparisons: {'; '.join(shown)}")
 
 
 def _said(unit: Unit) -> str:
@@ -193,7 +211,7 @@ def _valid(flaws: Sequence[str]) -> Rule:
 
 
 def _no_catastrophe(lost: Lost) -> Rule:
-    shown = f"{len(lost.patients)} of {lost.num_patients} patients are lost"
+    shown = f"{lost.num_lost} of {lost.num_patients} patients are lost"
     return Rule("catastrophes", lost.verdict, f"{shown}, at most {lost.high:.1%}, tolerated {lost.tolerated_share:.1%}")
 
 
@@ -208,22 +226,42 @@ def _worst_site(units: Iterable[Unit], policy: GateParams) -> Rule:
     return Rule("worst site", verdict, f"{worst.name}: {worst.organ} {worst.metric} {worst.mean:+.4f}, limit {limit:+g}")
 
 
-def _reason(units: Iterable[Unit], reason: str) -> Rule:
-    """Ask for something that is better, or for a reason that a person gave."""
-    better = [unit for unit in units if unit.kind == "site" and unit.use == GATE and round(unit.low, DECIMALS) > 0]
-    better = [unit for unit in better if unit.num_patients >= statistics.MIN_PATIENTS_TO_TEST]
+def _reason(units: Iterable[Unit], reason: str, changes: ChangeCheck, policy: GateParams) -> Rule:
+    """Ask for something that is better, of all that was looked at, or for a reason of a kind that the plan knows.
+
+    Better is a lower bound above 0 where the signed-rank test, corrected by Holm for all comparisons that decide, says so too:
+    of many comparisons of equal models some have a bound above 0 by chance.
+    """
+    asked = [unit for unit in units if unit.kind == "site" and unit.use == GATE]
+    p_values = statistics.holm([statistics.signed_rank_p(numpy.array(unit.differences)) for unit in asked])
+    level = 1 - noninferiority.CONFIDENCE
+    better = [
+        (unit, p_value)
+        for unit, p_value in zip(asked, p_values, strict=True)
+        if round(unit.low, DECIMALS) > 0 and p_value is not None and p_value <= level
+    ]
     if better:
-        best = max(better, key=lambda unit: (unit.low, unit.name, unit.organ, unit.metric))
-        return Rule("reason", PASS, f"{best.organ} {best.metric} at {best.name} is better by {best.mean:.4f}")
-    return (
-        Rule("reason", PASS, f"stated: {reason}") if reason else Rule("reason", INCONCLUSIVE, "better nowhere, and none stated")
-    )
+        best, p_value = max(better, key=lambda found: (found[0].low, found[0].name, found[0].organ, found[0].metric))
+        shown = f"{best.organ} {best.metric} at {best.name} is better by {best.mean:.4f}"
+        return Rule("reason", PASS, f"{shown}, p {p_value:.4f} by Holm over {len(asked)} comparisons")
+    kind, _, words = (part.strip() for part in reason.partition(":"))
+    if not reason:
+        return Rule("reason", INCONCLUSIVE, "better nowhere, and none stated")
+    if kind not in policy.reasons or not words:
+        return Rule("reason", INCONCLUSIVE, f"better nowhere, and the plan asks for KIND: WORDS of {', '.join(policy.reasons)}")
+    if kind == NEW_DATA and not any(change.name.startswith(("data.", "sites.")) for change in changes.changes):
+        return Rule("reason", INCONCLUSIVE, "better nowhere, and new data are stated, but the models were made of the same")
+    return Rule("reason", PASS, f"stated: {reason}")
 
 
 def _fresh(holdout: Holdout, policy: GateParams) -> Rule:
-    """Doubt a hold-out that chose among many candidates: the best of them is good by chance."""
-    verdict = PASS if holdout.uses < policy.holdout_uses else INCONCLUSIVE
-    return Rule("hold-out", verdict, f"it gave {holdout.uses} verdicts before, allowed are {policy.holdout_uses} in all")
+    """Doubt a hold-out that chose among many candidates: the best of them is good by chance.
+
+    The site whose test cases were used most often counts: a new case at one site makes the others' no fresher.
+    """
+    uses, site = max((number, site) for site, number in holdout.uses.items())
+    verdict = PASS if uses < policy.holdout_uses else INCONCLUSIVE
+    return Rule("hold-out", verdict, f"{site} gave {uses} verdicts before, allowed are {policy.holdout_uses} in all")
 
 
 def _worst(verdicts: Iterable[Outcome]) -> Outcome:

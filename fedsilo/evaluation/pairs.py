@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
+import numpy
 import pandas
+from numpy.typing import NDArray
 
 from fedsilo.evaluation import statistics
-from fedsilo.evaluation.pccp import GateParams
+from fedsilo.evaluation.pccp import GateParams, VolumeUnit
 from fedsilo.evaluation.statistics import Patients
 from fedsilo.types import SiteRole
 
@@ -16,7 +19,10 @@ NAMED = 3
 
 KEY = ("site", "patient", "case", "organ", "metric")
 ABSENT, MISSED = "absent", "missed"
-GATE, DICE = "gate", "dice"
+GATE, DICE, VOLUME = "gate", "dice", "volume_ml"
+
+ByOrgan = Mapping[str, Mapping[str, frozenset[str]]]
+"""Organ -> site -> patients."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,15 @@ class Holdout:
 
     Attributes:
         sites: All sites of the cohort.
-        cases: By site its test cases.
+        cases: By site its test cases, with the organs that are annotated in each.
         sha256: By site a hash over them and what they hold.
-        uses: Verdicts that it gave before.
+        uses: By site, verdicts on other candidates for which its test cases were used as they are now.
     """
 
     sites: Mapping[str, Site]
-    cases: Mapping[str, frozenset[str]]
+    cases: Mapping[str, Mapping[str, frozenset[str]]]
     sha256: Mapping[str, str]
-    uses: int
+    uses: Mapping[str, int]
 
     @property
     def digest(self) -> str:
@@ -64,12 +70,21 @@ class Pairs:
 
     Attributes:
         differences: Metric -> organ -> site -> patient -> difference.
-        newly_missed: Site -> patients with an organ that the candidate misses and the champion does not.
+        worst: Organ -> site -> patient -> smallest difference of Dice over the patient's cases.
+        newly_missed: Patients in a case of whom the candidate misses the organ and the champion does not.
+        newly_false: Patients in a case of whom the organ is absent, and the candidate marks more of it than is tolerated and the
+            champion does not.
+        patients: By site all patients who have scores.
+        unseen: Sites and organs that are annotated there, and present in no case.
         flaws: What is wrong, sorted; if anything is, there are no differences.
     """
 
     differences: Mapping[str, Mapping[str, Mapping[str, Patients]]]
-    newly_missed: Mapping[str, frozenset[str]]
+    worst: Mapping[str, Mapping[str, Patients]]
+    newly_missed: ByOrgan
+    newly_false: ByOrgan
+    patients: Mapping[str, frozenset[str]]
+    unseen: tuple[tuple[str, str], ...]
     flaws: tuple[str, ...]
 
 
@@ -79,21 +94,51 @@ def pair(champion: Scored, candidate: Scored, holdout: Holdout, policy: GatePara
     flaws = {*flaws_of("champion", champion, holdout, policy), *flaws_of("candidate", candidate, holdout, policy)}
     flaws |= set(_matching(*tables))
     if flaws:
-        return Pairs({}, {}, tuple(sorted(flaws)))
+        return Pairs({}, {}, {}, {}, {}, (), tuple(sorted(flaws)))
     old, new = (table.set_index(list(KEY)).sort_index() for table in tables)
+    present = new[(new["flag"] != ABSENT) & (new.index.get_level_values("metric") != VOLUME)]
     differences: dict[str, dict[str, dict[str, Patients]]] = {}
-    present = new["flag"] != ABSENT
-    for (metric, organ, site), rows in new[present].groupby(["metric", "organ", "site"]):
-        patients = rows.index.get_level_values("patient")
+    worst: dict[str, dict[str, Patients]] = {}
+    for (metric, organ, site), rows in present.groupby(["metric", "organ", "site"]):
+        patients, before = rows.index.get_level_values("patient"), old.loc[rows.index, "value"]
         found = statistics.differences(
             statistics.patient_means(rows["value"], patients),
-            statistics.patient_means(old.loc[rows.index, "value"], patients),
+            statistics.patient_means(before, patients),
             higher_is_better=True,
         )
         differences.setdefault(str(metric), {}).setdefault(str(organ), {})[str(site)] = found
-    lost = new[(new["flag"] == MISSED) & (old["flag"] != MISSED)].reset_index()
-    missed = {str(site): frozenset(map(str, rows["patient"])) for site, rows in lost.groupby("site")}
-    return Pairs(differences, missed, ())
+        if metric == DICE:
+            lowest = (rows["value"] - before).round(statistics.TIE_DECIMALS).groupby("patient").min()
+            worst.setdefault(str(organ), {})[str(site)] = {str(patient): float(value) for patient, value in lowest.items()}
+    return Pairs(
+        differences,
+        worst,
+        _patients(new[(new["flag"] == MISSED) & (old["flag"] != MISSED)]),
+        _patients(new[_false(new, policy) & ~_false(old, policy)]),
+        {str(site): frozenset(map(str, rows["patient"])) for site, rows in new.reset_index().groupby("site")},
+        tuple(
+            (site, organ)
+            for site in sorted(holdout.cases)
+            for organ in sorted({organ for organs in holdout.cases[site].values() for organ in organs})
+            if site not in worst.get(organ, {})
+        ),
+        (),
+    )
+
+
+def _false(table: pandas.DataFrame, policy: GateParams) -> NDArray[numpy.bool_]:
+    """Say of each row whether it is of an organ that is absent, and of which more is marked than is tolerated."""
+    tolerated = table["unit"].map(dict(policy.catastrophe.false_volume))
+    of_absent = (table["flag"] == ABSENT) & (table.index.get_level_values("metric") == VOLUME)
+    return (of_absent & (table["value"] > tolerated)).to_numpy(dtype=bool)
+
+
+def _patients(rows: pandas.DataFrame) -> ByOrgan:
+    """List the patients of some rows."""
+    found: dict[str, dict[str, frozenset[str]]] = {}
+    for (organ, site), chosen in rows.reset_index().groupby(["organ", "site"]):
+        found.setdefault(str(organ), {})[str(site)] = frozenset(map(str, chosen["patient"]))
+    return found
 
 
 def flaws_of(name: str, scored: Scored, holdout: Holdout, policy: GateParams) -> tuple[str, ...]:
@@ -103,9 +148,9 @@ def flaws_of(name: str, scored: Scored, holdout: Holdout, policy: GateParams) ->
 
 
 def _chosen(table: pandas.DataFrame, holdout: Holdout, policy: GateParams) -> pandas.DataFrame:
-    """Take the rows that are compared: of known sites, by their method, of metrics that are looked at."""
+    """Take the rows that are compared: of known sites, by their method, of metrics that are looked at; and predicted volumes."""
     methods = {name: policy.methods.of(site.role) for name, site in holdout.sites.items()}
-    return table[(table["method"] == table["site"].map(methods)) & table["metric"].isin(policy.metrics)]
+    return table[(table["method"] == table["site"].map(methods)) & table["metric"].isin([*policy.metrics, VOLUME])]
 
 
 def _placed(name: str, scored: Scored, holdout: Holdout) -> Iterator[str]:
@@ -128,9 +173,16 @@ def _whole(name: str, table: pandas.DataFrame, holdout: Holdout) -> Iterator[str
             yield f"{name}: site {site} is missing"
             continue
         dice = rows[rows["metric"] == DICE]
-        if unscored := holdout.cases[site] - set(dice["case"]):
-            yield f"{name}: {_some(unscored)} of {site} without Dice"
-        if unknown := set(rows["case"]) - holdout.cases[site]:
+        known, scored = holdout.cases[site], set(dice[["case", "organ"]].itertuples(index=False, name=None))
+        lacking = [(case, organ) for case in sorted(known) for organ in sorted(known[case]) if (case, organ) not in scored]
+        for organ in sorted({organ for _, organ in lacking}):
+            yield f"{name}: {_some({case for case, other in lacking if other == organ})} of {site} without Dice of {organ}"
+        absent = dice[dice["flag"] == ABSENT][["case", "organ"]].itertuples(index=False, name=None)
+        volumes = rows[(rows["metric"] == VOLUME) & (rows["value"] >= 0) & rows["unit"].isin(get_args(VolumeUnit))]
+        measured = volumes[["case", "organ"]].itertuples(index=False, name=None)
+        if unmeasured := {case for case, _ in set(absent) - set(measured)}:
+            yield f"{name}: {_some(unmeasured)} of {site} without the volume that is marked of an organ that is absent"
+        if unknown := set(rows["case"]) - known.keys():
             yield f"{name}: {_some(unknown)} of {site} no test case"
         if not (dice["flag"] != ABSENT).any():
             yield f"{name}: no organ is present at {site}"
@@ -139,7 +191,7 @@ def _whole(name: str, table: pandas.DataFrame, holdout: Holdout) -> Iterator[str
     repeated = table[table.duplicated(list(KEY))]
     if not repeated.empty:
         yield f"{name}: {_some(set(repeated['case']))} scored twice"
-    present = table[table["flag"] != ABSENT]
+    present = table[(table["flag"] != ABSENT) & (table["metric"] != VOLUME)]
     # a comparison with NaN is false
     wrong = present[~((present["value"] >= 0) & (present["value"] <= 1))]
     if not wrong.empty:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -20,11 +20,14 @@ from fedsilo.types import SiteRole
 ARCHITECTURE = "federate.network"
 """What no plan can allow to change."""
 
-IRRELEVANT = ("runtime", "data", "report")
-"""Sections of params.yaml on which no model depends."""
+RELEVANT = ("seed", "prepare", "federate")
+"""Sections of params.yaml on which a global model depends; those of a phase too where a method of its own is in use."""
 
 Metric = Literal["dice", "iou", "nsd"]
 """Scores between 0 and 1, where more is better: the gate's arithmetic rests on it."""
+
+VolumeUnit = Literal["ml", "px"]
+"""Of volumes in the cases table; pixels where a site has no spacing."""
 
 Margin = Annotated[float, Field(gt=0, lt=1)]
 Use = Literal["gate", "report"]
@@ -72,7 +75,16 @@ class CatastropheParams(Section):
         description="by organ, SD of a patient's Dice between runs that differ in the seed alone"
     )
     num_seed_sds: Positive = Field(description="of those SDs that noise may cost: the loss is at least that many")
+    false_volume: dict[VolumeUnit, Positive] = Field(
+        description="of an organ that is absent, above which it is marked; one newly marked makes its patient lost"
+    )
     tolerated_share: Margin = Field(description="of patients, that the bound of the lost ones' share may reach")
+
+    @model_validator(mode="after")
+    def _in_both_units(self) -> "CatastropheParams":
+        if self.false_volume.keys() != set(get_args(VolumeUnit)):
+            raise ValueError("false_volume needs ml and px, the units of volumes")
+        return self
 
     def threshold(self, organ: str) -> float:
         """Give the loss above which a patient is lost."""
@@ -96,6 +108,11 @@ class MethodParams(Section):
         """Name the method of a role."""
         return self.inside if role == "inside" else self.outside
 
+    @property
+    def phases(self) -> tuple[SiteRole, ...]:
+        """Phases whose params decide what is in use: those whose method is not the global model as it is."""
+        return tuple(role for role in get_args(SiteRole) if self.of(role) != "global")
+
 
 class GateParams(Section):
     """What a candidate must show against the champion."""
@@ -107,9 +124,11 @@ class GateParams(Section):
     unseen: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         description="chance that patients may all do well although their like lose everything at a rate of the margin"
     )
+    unseen_organs: Use = Field(description="of organs that a site annotates and none of its test cases shows; gate: inconclusive")
     min_patients: Count = Field(description="of a site, below which it says nothing, not even that it is the worst")
     worst_site_margins: Positive = Field(description="that the mean loss of a site may not reach")
     catastrophe: CatastropheParams
+    reasons: tuple[Identifier, ...] = Field(description="kinds that replace a champion which is as good")
     subgroups: SubgroupParams
     holdout_uses: Count = Field(description="verdicts that one hold-out gives; any more are inconclusive")
 
@@ -139,14 +158,16 @@ class Make:
     Attributes:
         params: Those it was trained with.
         organs: In the order of their label values, the background first.
-        sites: Sites of the cohort with their roles.
+        sites: Those it was trained on, inside; others that it was scored on, outside.
         data: By site a hash of its prepared cases.
+        unknown: Sections of params of which nothing says that they are those.
     """
 
     params: Params
     organs: tuple[str, ...]
     sites: Mapping[str, SiteRole]
     data: Mapping[str, str]
+    unknown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -181,8 +202,15 @@ def load(path: Path) -> Plan:
     return sections.validate(Plan, sections.read_yaml(path), source=str(path))
 
 
-def check_changes(champion: Make, candidate: Make, plan: ChangeParams) -> ChangeCheck:
-    """Name all that differs between what two models are made of, and whether the plan allows it."""
+def check_changes(champion: Make, candidate: Make, plan: ChangeParams, *, methods: MethodParams) -> ChangeCheck:
+    """Name all that differs between what two models are made of, and whether the plan allows it.
+
+    Args:
+        champion: What the model in use is made of.
+        candidate: What the model is made of that may replace it.
+        plan: What may differ.
+        methods: What predicts where the models are in use; params of others are not compared.
+    """
     found = []
     if champion.organs != candidate.organs:
         before, after = " ".join(champion.organs), " ".join(candidate.organs)
@@ -195,7 +223,10 @@ def check_changes(champion: Make, candidate: Make, plan: ChangeParams) -> Change
         before, after = champion.data[site], candidate.data[site]
         if before != after:
             found.append(Change(f"data.{site}", before, after, allowed=plan.data, why=_allowed(plan.data, "changes.data")))
-    before_params, after_params = _flat(champion.params), _flat(candidate.params)
+    for section in sorted(champion.unknown | candidate.unknown):
+        before, after = ("unknown" if section in made.unknown else "given" for made in (champion, candidate))
+        found.append(Change(section, before, after, allowed=False, why=f"nothing says with which params of {section}"))
+    before_params, after_params = _flat(champion.params, methods), _flat(candidate.params, methods)
     for name in sorted(before_params.keys() | after_params.keys()):
         before_value, after_value = before_params.get(name, "none"), after_params.get(name, "none")
         if before_value != after_value:
@@ -220,16 +251,27 @@ def _allows(name: str, value: object, plan: ChangeParams) -> tuple[bool, str]:
     return False, "the plan does not name it"
 
 
-def _flat(params: Params) -> dict[str, object]:
-    """List the params that models depend on by their dotted names; lists are one value."""
+def _flat(params: Params, methods: MethodParams) -> dict[str, object]:
+    """List the params on which what is in use depends by their dotted names; lists are one value."""
     found: dict[str, object] = {}
 
     def walk(prefix: str, value: object) -> None:
         if isinstance(value, Mapping) and value:
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
+        elif _decides(prefix, methods):
             found[prefix] = value
 
-    walk("", {name: part for name, part in params.model_dump(mode="json").items() if name not in IRRELEVANT})
+    walk("", params.model_dump(mode="json"))
     return found
+
+
+def _decides(name: str, methods: MethodParams) -> bool:
+    """Say whether what is in use depends on a param: not on which methods are scored, nor on learning methods but one in use."""
+    section, _, rest = name.partition(".")
+    if section in RELEVANT:
+        return True
+    part, _, more = rest.partition(".")
+    if section not in methods.phases or part == "methods":
+        return False
+    return part != "adaptations" or more.partition(".")[0] in (methods.inside, methods.outside)

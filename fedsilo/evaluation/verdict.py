@@ -16,7 +16,7 @@ FAIL: Outcome
 INCONCLUSIVE: Outcome
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
-VERSION = 1
+VERSION = 2
 DECIMALS = statistics.TIE_DECIMALS
 """Of what is compared with a margin: noise below would decide where a mean is exactly the margin."""
 
@@ -60,11 +60,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Lost:
-    """Patients who lose more than the threshold in an organ, or have one newly missed.
+    """Patients who in a case lose more than the threshold in an organ, have it newly missed, or newly marked where it is absent.
 
     Attributes:
-        patients: Who, as ``site/patient``, sorted.
+        num_lost: How many; who they are is in the cases tables, which stay where they are.
         num_patients: Of how many, at all sites.
+        by_site: Site -> organ -> how many are lost in it; those of several organs count in each.
         thresholds: By organ.
         low: Lower one-sided 95 % Clopper-Pearson bound of their share.
         high: Upper one-sided 95 % bound.
@@ -72,8 +73,9 @@ class Lost:
         verdict: ``pass`` if ``high`` is at most that, ``fail`` if ``low`` is above it.
     """
 
-    patients: tuple[str, ...]
+    num_lost: int
     num_patients: int
+    by_site: Mapping[str, Mapping[str, int]]
     thresholds: Mapping[str, float]
     low: float
     high: float
@@ -103,7 +105,7 @@ class Verdict:
         candidate: SHA-256 of the model that was judged.
         holdout: SHA-256 of the hold-out.
         holdout_sites: By site.
-        uses: Verdicts that the hold-out gave before this one.
+        uses: By site, verdicts on other candidates that its part of the hold-out gave before this one.
         reason: Stated for the candidate; empty if none was.
         changes: What differs in the making of the models, and whether the plan allows it.
         policy: The plan's section.
@@ -119,7 +121,7 @@ class Verdict:
     candidate: str
     holdout: str
     holdout_sites: Mapping[str, str]
-    uses: int
+    uses: Mapping[str, int]
     reason: str
     changes: ChangeCheck
     policy: GateParams

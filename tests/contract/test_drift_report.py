@@ -17,6 +17,8 @@ FIELDS = {
         "window": int,
         "num_reference": int,
         "num_window": int,
+        "reference_patients": int,
+        "window_patients": int,
         "verdict": drift_reports.Verdict,
         "alpha": float,
         "p_value": float | None,
@@ -46,7 +48,8 @@ def made():
     generator = numpy.random.default_rng(0)
     names = ("shape_x", "spacing_z")
     steps = dict.fromkeys(names, 0.5)
-    samples = Samples(names, steps, generator.normal(size=(23, 2)), generator.normal(size=(12, 2)), "0" * 64)
+    patients = [f"old {row}" for row in range(23)], [f"new {row // 2}" for row in range(24)]
+    samples = Samples(names, steps, generator.normal(size=(23, 2)), generator.normal(size=(24, 2)), patients, "0" * 64)
     return samples, drift_reports.report(samples, cohort="demo", site="ct-a", window=1, alpha=0.05, permutations=99, seed=1)
 
 
@@ -57,7 +60,7 @@ def test_a_report_has_these_fields_and_no_other(kind):
     assert {field.name: field.type for field in fields(kind)} == FIELDS[kind]
 
 
-def test_no_bin_tells_of_fewer_than_five(made):
+def test_no_bin_tells_of_fewer_than_five_patients(made):
     _, report = made
 
     for feature in report.features:

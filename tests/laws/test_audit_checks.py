@@ -94,12 +94,13 @@ def ended(story):
 def side_by_side(story):
     """A promotion takes nothing from other candidates."""
     story.candidate("first").candidate("second").approve("first").approve("second")
-    return story.promote("first").promote("second", before="first")
+    story.promote("first").candidate("second").approve("second", by="carol")
+    return story.promote("second", before="first")
 
 
 def two_names(story):
     """Each name has its champion."""
-    story.candidate("first").approve("first").promote("first").candidate("second").approve("second")
+    story.candidate("first").approve("first").candidate("second").approve("second").promote("first")
     return story.add(Draft("promote", WHY, subject=Subject("model", "another", after=tale.hash_of("second"))), "erin")
 
 

@@ -107,6 +107,45 @@ def test_without_drift_p_is_uniform_and_alarms_are_as_rare_as_they_say():
     assert min(p_values) <= 0.02
 
 
+def several_cases(seed, num_patients, num_cases):
+    """Cases that resemble those of the same patient, with their patients."""
+    generator = seeds.numpy_generator(seed, "drift", "patients")
+    own = generator.normal(0, 1, (num_patients, 4))
+    cases = own.repeat(num_cases, axis=0) + generator.normal(0, 0.1, (num_patients * num_cases, 4))
+    return cases, [f"{seed} {row // num_cases}" for row in range(num_patients * num_cases)]
+
+
+def alarms_of_several_cases(*, known):
+    """Count alarms over 200 windows without drift, of 10 patients with 4 cases each; whose they are may be known."""
+    alarms = 0
+    for index in range(200):
+        (old, old_owners), (new, new_owners) = several_cases(2 * index, 14, 4), several_cases(2 * index + 1, 10, 4)
+        patients = (old_owners, new_owners) if known else None
+        generator = seeds.numpy_generator(7, "permutations", index)
+        found = drift.compare(old, new, alpha=ALPHA, permutations=99, generator=generator, patients=patients)
+        alarms += found.p_value <= ALPHA
+    return alarms
+
+
+def test_several_cases_of_one_patient_make_no_more_alarms():
+    assert alarms_of_several_cases(known=True) <= stats.binom.ppf(0.99, 200, ALPHA)
+    assert alarms_of_several_cases(known=False) > 100, "what patients are for"
+
+
+@settings(max_examples=15)
+@given(SEEDS, st.permutations(range(12)))
+def test_the_order_of_cases_of_patients_does_not_matter(seed, order):
+    (old, old_owners), (new, new_owners) = several_cases(2 * seed, 7, 2), several_cases(2 * seed + 1, 6, 2)
+
+    def compared_in(order):
+        owners = old_owners, [new_owners[row] for row in order]
+        generator = seeds.numpy_generator(1, "permutations")
+        found = drift.compare(old, new[list(order)], alpha=ALPHA, permutations=99, generator=generator, patients=owners)
+        return found.p_value, found.mmd, found.ks, found.psi_threshold
+
+    assert compared_in(order) == compared_in(range(12))
+
+
 def test_more_drift_is_found_more_often():
     def found(shift):
         return sum(compared(table(2 * seed, 15), table(2 * seed + 1, 15, shift=shift)).p_value <= ALPHA for seed in range(40))

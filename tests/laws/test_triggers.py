@@ -19,7 +19,7 @@ DAYS = st.one_of(st.none(), st.integers(0, 400))
 
 
 def report(site, window, verdict):
-    return DriftReport("demo", site, window, 40, 10, verdict, 0.05, None, None, None, None, 99, 1, (), "0" * 64)
+    return DriftReport("demo", site, window, 40, 10, 40, 10, verdict, 0.05, None, None, None, None, 99, 1, (), "0" * 64)
 
 
 ASKED = st.sampled_from(["", "Ada asks"])

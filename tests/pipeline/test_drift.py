@@ -7,6 +7,7 @@ import yaml
 from tiny_run import ROOT
 
 from fedsilo.cohort import manifest
+from fedsilo.errors import DataError
 from fedsilo.evaluation import drift_reports
 from flows import decide, drift, phantoms, prepare
 from tasks import trails, triggers
@@ -56,6 +57,7 @@ def test_new_cases_are_compared_once_and_only_statistics_are_told(watched, capsy
     for event in told[2:4]:
         report = drift_reports.read(report_of(watched, event.site))
         assert (report.window, report.num_reference, report.num_window) == (1, 6, 5)
+        assert (report.reference_patients, report.window_patients) == (6, 5)
         assert (event.decision.verdict, event.actor) == (report.verdict, event.site)
         assert event.decision.metrics_ref == trails.hashed(report_of(watched, event.site))
     for site in SITES:
@@ -87,6 +89,9 @@ def test_a_decision_is_recorded_also_if_it_is_no(watched):
     assert path == folder / f"{hashes[-1][:12]}.json"
     assert asked.decision.metrics_ref == trails.hashed(path)
     content = json.loads(path.read_text())
+    path.write_text("{}")
+    with trails.held(paths, ()) as scribe, pytest.raises(DataError, match=r"the decision in line \d+ of the log is"):
+        triggers.last_decision(scribe, paths)
     assert content["decision"]["trigger"] == "manual"
     assert content["news"] == [{"site": site, "known": 0, "new": 11} for site in SITES]
 

@@ -171,7 +171,7 @@ def said(text, machine):
     with log.open("w") as output:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "script"], cwd=home, env=variables, stdout=output, stderr=subprocess.STDOUT,
-            check=False, timeout=400,
+            check=False, timeout=900,
         )  # fmt: skip
     written = log.read_text()
     service = home / "service.log"

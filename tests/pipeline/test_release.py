@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 
 from fedsilo import files
-from fedsilo.audit.events import Decision, Subject
+from fedsilo.audit.events import Artifact, Decision, Subject
 from flows import approve, audit, champion, federate, inside, promote, rollback, shadow
 from tasks import trails
 from tasks.paths import RunPaths
@@ -21,7 +21,7 @@ def run(*command, cwd):
 
 @pytest.fixture
 def released(copied):
-    """Two runs with different seeds that a gate has judged, in a repository."""
+    """Two runs with different seeds, in a repository."""
     folder = copied.folder
     run("git", "init", "-q", cwd=folder)
     run("git", "config", "user.email", "test@example.org", cwd=folder)
@@ -31,13 +31,21 @@ def released(copied):
     for name, seed in (("demo", 42), ("second", 43)):
         assert federate.main(copied.arguments("--run", name, "--set", f"seed={seed}", "--set", "federate.rounds=1")) == 0
     assert inside.main(copied.arguments("--metrics", "dice", "--set", "inside.methods=[global, inside]")) == 0
-    for name in ("demo", "second"):
-        paths = RunPaths(folder, "demo", name)
-        verdict = files.write_json(folder / f"{name}.json", {"verdict": "pass", "run": name})
-        subject = Subject("model", f"{name}/global", after=trails.hashed(paths.global_state))
-        with trails.held(paths, ()) as scribe:
-            scribe.append("gate.verdict", "judged", subject=subject, decision=Decision("gate", "pass", trails.hashed(verdict)))
     return copied
+
+
+def judge(folder, name):
+    """Let the gate pass a run against the model in use; give the verdict's file."""
+    paths = RunPaths(folder, "demo", name)
+    with trails.held(paths, ()) as scribe:
+        champion = scribe.opened.state.champions.get("demo/model")
+        against = champion.current.removeprefix("sha256:") if champion else None
+        content = {"verdict": "pass", "candidate": files.sha256_file(paths.global_state), "champion": against}
+        verdict = files.write_json(folder / f"{name}.json", content)
+        subject = Subject("model", f"{name}/global", after=trails.hashed(paths.global_state))
+        compared, decision = [Artifact("champion", against)] if against else [], Decision("gate", "pass", trails.hashed(verdict))
+        scribe.append("gate.verdict", "judged", subject=subject, inputs=compared, decision=decision)
+    return verdict
 
 
 def read(table):
@@ -56,7 +64,7 @@ def test_a_model_goes_into_use_and_comes_back(released, capsys):
         return told.out
 
     for name, version in (("demo", "v1.0.0"), ("second", "v1.1.0")):
-        judged = ["--candidate", folder / "runs" / name / "global.safetensors", "--verdict", folder / f"{name}.json"]
+        judged = ["--candidate", folder / "runs" / name / "global.safetensors", "--verdict", judge(folder, name)]
         said(approve.main, *judged, "--decision", "approve", "--reason", "good", "--key", keys / "demo-approver.pem")
         released_as = ["--candidate", name, "--version", version, "--verdict", folder / f"{name}.json"]
         said(promote.main, *released_as, "--why", "better", "--key", keys / "demo-promoter.pem")
@@ -82,10 +90,15 @@ def test_a_model_goes_into_use_and_comes_back(released, capsys):
     assert len(rows) == 2 * 5
     assert all(row["dice"] == "" or 0 <= float(row["dice"]) <= 1 for row in rows)
     (event,) = released.events("deploy.shadow")
+    assert event.inputs == (Artifact("champion", files.sha256_file(folder / "runs/second/global.safetensors")),)
     assert (event.subject.name, event.site, event.decision.metrics_ref) == ("demo/global", "ct-c", trails.hashed(table))
-    same = ["--candidate", "v1.0.0", "--champion", "demo", "--site", "ct-c", "--why", "it is the same"]
+    same = ["--candidate", "second", "--champion", "v1.1.0", "--site", "ct-c", "--why", "it is the same"]
     assert shadow.main(released.arguments(*same, "--key", str(keys / "demo-promoter.pem"))) == 0
-    assert {row["dice"] for row in read(table)} <= {"", "1.000000"}
+    assert {row["dice"] for row in read(folder / "runs/demo/shadow/ct-c.csv")} <= {"", "1.000000"}
+    other = ["--candidate", "second", "--champion", "v1.0.0", "--site", "ct-c", "--why", "it is not in use"]
+    assert shadow.main(released.arguments(*other, "--key", str(keys / "demo-promoter.pem"))) == 1
+    assert "v1.0.0 is sha256:" in (err := capsys.readouterr().err)
+    assert f"in use is {trails.hashed(folder / 'runs/second/global.safetensors')}" in err
     assert shadow.main(released.arguments(*beside, "--key", str(keys / "demo-approver.pem"))) == 1
     assert "is no promoter" in capsys.readouterr().err
     assert trails.hashed(table) == released.events("deploy.shadow")[-1].decision.metrics_ref

@@ -52,7 +52,8 @@ def made(prepared, tmp_path_factory, repository):
     folder = work.folder
     shutil.copytree(folder / "data" / "prepared" / "demo", folder / "stock" / "prepared")
     plan = yaml.safe_load((repository / "pccp.yaml").read_text())
-    plan["gate"] |= {"min_patients": 1, "unseen": 0.49, "resamples": 999}
+    plan["gate"] |= {"min_patients": 1, "unseen": 0.49, "resamples": 999, "unseen_organs": "report"}
+    plan["gate"]["reasons"].append("manual")
     plan["gate"]["metrics"] = {"dice": {"use": "gate", "margins": {}, "margin_other": 0.99}}
     plan["gate"]["catastrophe"] |= {"loss": 1.0, "tolerated_share": 0.99}
     (folder / "pccp.yaml").write_text(yaml.safe_dump(plan))
@@ -228,8 +229,8 @@ def test_a_person_says_no_and_what_is_said_later_changes_nothing(begun):
     assert call(begun) == retraining.STAYS
 
     assert ends(begun)[-1] == "rejected"
-    assert answer(begun, "demo-approver") == 0, "a later yes is told"
-    assert call(begun) == retraining.NO, "and opens nothing"
+    assert answer(begun, "demo-approver") == 1, "a yes after the end does not count"
+    assert call(begun) == retraining.NO
     assert len(begun.events("promote")) == 1
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from fedsilo import files
 from fedsilo.audit import founding, trail, verifier
-from fedsilo.audit.events import Decision, Subject
+from fedsilo.audit.events import Artifact, Decision, Subject
 from fedsilo.audit.founding import Policy
 from fedsilo.evaluation import cases
 from fedsilo.evaluation.metrics import Score
@@ -80,13 +80,27 @@ class Scene:
         hashes |= {f"inside/{site}": files.sha256_file(paths.inside_state(site)) for site in SITES}
         files.write_json(paths.federation_record, {**RECORD, "run": name, "model_sha256": hashes})
         cases.write(table(), paths.cases_table("inside"))
-        written = files.write_json(self.folder / f"verdict-{name}.json", {"verdict": verdict, "run": name})
         subject = Subject("model", f"{name}/global", after=f"sha256:{hashes['global']}")
         with trails.held(paths, SITES) as scribe:
             scribe.append("evaluate", "the best", subject=subject, decision=Decision("selection", "round 17"))
-            if judged:
-                decision = Decision("gate", verdict, trails.hashed(written))
-                scribe.append("gate.verdict", "judged", subject=subject, decision=decision)
+        return self.judge(name, verdict) if judged else self.folder / f"verdict-{name}.json"
+
+    def judge(self, name, verdict="pass"):
+        """Let the gate compare a run with the model in use; give the verdict's file."""
+        paths = RunPaths(self.folder, "demo", name)
+        model = files.sha256_file(paths.global_state)
+        with trails.held(paths, SITES) as scribe:
+            champion = scribe.opened.state.champions.get("demo/model")
+            against = champion.current.removeprefix("sha256:") if champion else None
+            content = {"verdict": verdict, "run": name, "candidate": model, "champion": against}
+            written = files.write_json(self.folder / f"verdict-{name}.json", content)
+            scribe.append(
+                "gate.verdict",
+                "judged",
+                subject=Subject("model", f"{name}/global", after=f"sha256:{model}"),
+                inputs=[Artifact("champion", against)] if against else [],
+                decision=Decision("gate", verdict, trails.hashed(written)),
+            )
         return written
 
     def model(self, name):

@@ -110,7 +110,7 @@ def test_a_yes_to_another_verdict_does_nothing(scene):
     code, _, err = scene.approve("demo")
     assert code == 1
     assert "the document is about the verdict" in err
-    scene.train("demo-2", judged=False)
+    scene.train("demo-2", judged=False).write_text("{}")
     code, _, err = scene.approve("demo-2")
     assert code == 1
     assert "the gate has given no verdict on" in err

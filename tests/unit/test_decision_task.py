@@ -1,11 +1,12 @@
 """What a decision is made from: new cases against the champion's manifest, who is the champion, scores of cases in use."""
 
 import json
+import subprocess
 from dataclasses import replace
 
 import pytest
 
-from fedsilo.audit.events import Environment, Event, Why
+from fedsilo.audit.events import Artifact, Environment, Event, Why
 from fedsilo.cohort import manifest
 from fedsilo.cohort.manifest import ManifestRow
 from fedsilo.errors import DataError
@@ -63,23 +64,53 @@ def test_a_site_that_lost_its_cases_has_none_that_are_new(question, monkeypatch,
     assert triggers.news_of(question, "site-a", "then") == News("site-a", 2, 0)
 
 
-def promoted(env):
+def promoted(version, kind="promote"):
     named = {"log": "tiny/federation", "actor": "ada", "actor_name": "Ada", "role": "promoter", "key": f"ed25519:{'0' * 32}"}
     signed = {"v": 1, "seq": 1, "ts": "2026-01-01T00:00:00.000000Z", "prev": "", "sig": ""}
-    return Event(kind="promote", why=Why("x", "better"), env=env, **named, **signed)
+    outputs = (Artifact(f"releases/tiny/{version}/manifest.json", "1" * 64),) if version else ()
+    return Event(kind=kind, why=Why("x", "better"), outputs=outputs, env=Environment(git="a" * 40), **named, **signed)
 
 
-def test_the_champion_is_at_the_commit_of_the_newest_promotion():
-    events = [promoted(Environment(git=letter * 40)) for letter in "ab"]
-
-    assert triggers.champion_commit(events) == "b" * 40
-    assert triggers.champion_commit([]) == ""
+def git(folder, *arguments):
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-@pytest.mark.parametrize("env", [None, Environment()])
-def test_a_promotion_without_a_commit_asks_for_one(env):
-    with pytest.raises(DataError, match="name it with --champion"):
-        triggers.champion_commit([promoted(env)])
+@pytest.fixture
+def tagged(question):
+    """The question in a repository whose release v1.0.0 is of another commit than its code, and where more came since."""
+    folder = question.paths.workspace
+    git(folder, "init", "-q")
+    for content, tag in (("a",), None), (("a", "b"), "model-tiny@v1.0.0"), (("a", "b", "c"), "model-tiny@v1.1.0"):
+        manifest.write(rows(*content), question.paths.prepared_site("site-a") / "manifest.csv")
+        git(folder, "add", "-A")
+        git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "more")
+        if tag:
+            git(folder, "tag", tag)
+    manifest.write(rows("a", "b", "c", "d"), question.paths.prepared_site("site-a") / "manifest.csv")
+    return question
+
+
+def test_new_cases_are_those_that_the_version_in_use_was_not_released_with(tagged, monkeypatch):
+    def read_at(workspace, path, commit):
+        return git(workspace, "show", f"{commit}:{path}").encode() + b"\n"
+
+    monkeypatch.setattr(versioned, "read_at", read_at)
+    first, second = promoted("v1.0.0"), promoted("v1.1.0")
+
+    def news(*events):
+        return triggers.news_of(tagged, "site-a", triggers.champion_tag(tagged, list(events)))
+
+    assert news(first) == News("site-a", 2, 2)
+    assert news(first, second) == News("site-a", 3, 1)
+    assert news(first, second, promoted("v1.0.0", "rollback")) == News("site-a", 2, 2), "the version that came back knew less"
+    assert news() == News("site-a", 0, 4)
+
+
+def test_a_promotion_without_a_version_or_its_tag_asks_for_a_commit(tagged):
+    with pytest.raises(DataError, match="does not say which version is in use; name the commit with its data by --champion"):
+        triggers.champion_tag(tagged, [promoted(None)])
+    with pytest.raises(DataError, match=r"there is no tag model-tiny@v9\.0\.0 .* by --champion"):
+        triggers.champion_tag(tagged, [promoted("v9.0.0")])
 
 
 def audited(question, tmp_path, content):

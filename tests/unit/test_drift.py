@@ -28,14 +28,19 @@ def compared(reference, window, permutations=199):
     return drift.compare(reference, window, alpha=ALPHA, permutations=permutations, generator=generator("permutations"))
 
 
-def samples(reference, window):
+def samples(reference, window, owners=None):
     names = tuple(f"shape_{index}" for index in range(reference.shape[1]))
-    return Samples(names, dict.fromkeys(names, 0.5), reference, window, "0" * 64)
+    return Samples(names, dict.fromkeys(names, 0.5), reference, window, owners or alone(reference, window), "0" * 64)
 
 
-def reported(reference, window, **changes):
+def alone(reference, window):
+    """Patients with one case each."""
+    return tuple([f"{kind} {row}" for row in range(len(table))] for kind, table in (("old", reference), ("new", window)))
+
+
+def reported(reference, window, owners=None, **changes):
     options = {"cohort": "demo", "site": "ct-a", "window": 1, "alpha": ALPHA, "permutations": 99, "seed": 1} | changes
-    return drift_reports.report(samples(reference, window), **options)
+    return drift_reports.report(samples(reference, window, owners), **options)
 
 
 def test_mmd_by_hand():
@@ -135,6 +140,43 @@ def test_too_few_cases_are_not_tested_and_nothing_of_them_is_told(num_old, num_n
     assert report.num_window == num_new
 
 
+def test_few_patients_are_too_few_however_many_cases_they_have():
+    old, new = normal(30, 2, "old"), normal(40, 2, "new", shift=5)
+    owners = [f"old {row}" for row in range(30)], [f"new {row % 9}" for row in range(40)]
+
+    few, enough = reported(old, new, owners, fewest=10), reported(old, new, owners, fewest=9)
+
+    assert (few.verdict, few.num_window, few.window_patients) == ("too few", 40, 9)
+    assert enough.verdict == "alarm"
+
+
+def test_a_histogram_counts_one_case_of_each_patient():
+    old, new = normal(30, 2, "old"), normal(40, 2, "new")
+    owners = [f"old {row}" for row in range(30)], [f"new {row % 8}" for row in range(40)]
+
+    report = reported(old, new, owners)
+
+    assert {sum(feature.window.counts) for feature in report.features} == {8}
+    assert {sum(feature.reference.counts) for feature in report.features} == {30}
+
+
+def test_a_patient_in_both_samples_is_refused():
+    old, new = normal(9, 2, "old"), normal(9, 2, "new")
+    names = [f"p{row}" for row in range(9)]
+
+    with pytest.raises(DataError, match="9 patients have cases in both samples"):
+        drift.compare(old, new, alpha=ALPHA, permutations=99, generator=generator("x"), patients=(names, names))
+
+
+def test_patients_of_one_case_are_the_same_as_no_patients():
+    old, new = normal(12, 3, "old"), normal(9, 3, "new", shift=0.5)
+    owners = [f"b{row}" for row in range(12)], [f"a{row}" for row in range(9)]
+
+    found = drift.compare(old, new, alpha=ALPHA, permutations=199, generator=generator("permutations"), patients=owners)
+
+    assert found == compared(old, new)
+
+
 def test_a_report_is_json_without_nan():
     report = reported(normal(10, 2, "old"), normal(10, 2, "new"))
 
@@ -167,7 +209,7 @@ class TestHistogram:
 
 class TestRefusals:
     def test_too_few_cases(self):
-        with pytest.raises(DataError, match="4 cases against 9: expected at least 5 each"):
+        with pytest.raises(DataError, match="4 patients against 9: expected at least 5 each"):
             compared(normal(9, 2, "old"), normal(4, 2, "new"))
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -151,8 +151,9 @@ def test_the_origin_is_another_with_other_params_plan_or_model():
 
 class TestMemory:
     def made(self):
-        memory = windows.reference({"h1": {"spacing_z": 5.0}, "h2": {"spacing_z": 5.1}}, origin="0" * 64)
-        return memory.grown(1, {"h3": {"spacing_z": 4.0}})
+        known = {"h1": {"spacing_z": 5.0}, "h2": {"spacing_z": 5.1}}
+        memory = windows.reference(known, {"h1": "p1", "h2": "p2"}, origin="0" * 64)
+        return memory.grown(1, {"h3": {"spacing_z": 4.0}}, {"h3": "p3"})
 
     def test_what_is_written_comes_back(self, tmp_path):
         assert windows.read(windows.write(self.made(), tmp_path / "cases.parquet")) == self.made()
@@ -163,6 +164,9 @@ class TestMemory:
         assert memory.new(["h4", "h1", "h3"]) == ["h4"]
         assert memory.newest == 1
         assert memory.of_window(windows.REFERENCE) == [{"spacing_z": 5.0}, {"spacing_z": 5.1}]
+
+    def test_new_cases_of_known_patients_are_told_apart(self):
+        assert self.made().strangers({"h9": "p9", "h8": "p1", "h7": "p3", "h6": "p2"}) == ["h7", "h9"]
 
     @pytest.mark.parametrize("content", [b"", b"no parquet"])
     def test_a_damaged_file(self, tmp_path, content):

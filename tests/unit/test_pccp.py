@@ -1,6 +1,7 @@
 """The change plan: what is read, what a wrong key says, and which changes it allows."""
 
 import operator
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -8,7 +9,14 @@ import yaml
 from fedsilo import params
 from fedsilo.errors import ParamsError
 from fedsilo.evaluation import pccp
-from fedsilo.evaluation.pccp import Make
+from fedsilo.evaluation.pccp import Make, MethodParams
+
+GLOBAL = MethodParams(inside="global", outside="global")
+
+
+def using(method):
+    """What predicts at outside sites."""
+    return GLOBAL.model_copy(update={"outside": method})
 
 
 @pytest.fixture
@@ -65,6 +73,7 @@ def test_the_projects_plan_is_valid_and_names_params_that_exist(repository):
         ("changes", {"ranges": {"seed": [2, 1]}}, "the range of seed ends before it begins"),
         ("changes", {"values": {"seed": [1]}}, "seed has a range and a list of values"),
         ("gate", {"metrics": {}}, "lacks dice with use gate"),
+        ("gate", {"reasons": ["New data"]}, r"gate\.reasons"),
         ("gate", {"unseen": 0.0}, r"gate\.unseen.*got 0\.0"),
         ("gate", {"unsen": 0.1}, r"unknown key gate\.unsen \(did you mean unseen\?\)"),
     ],
@@ -76,6 +85,13 @@ def test_a_wrong_plan_is_refused_by_name(tree, read, section, change, message):
         read(tree)
 
 
+def test_volumes_have_two_units(tree, read):
+    tree["gate"]["catastrophe"]["false_volume"] = {"ml": 5.0}
+
+    with pytest.raises(ParamsError, match="false_volume needs ml and px"):
+        read(tree)
+
+
 def test_a_metric_with_other_bounds_cannot_be_asked_for(tree, read):
     tree["gate"]["metrics"]["hd95"] = tree["gate"]["metrics"]["nsd"]
 
@@ -84,7 +100,7 @@ def test_a_metric_with_other_bounds_cannot_be_asked_for(tree, read):
 
 
 def test_the_same_is_inside(make, shipped):
-    assert pccp.check_changes(make(), make(), shipped).verdict == "inside"
+    assert pccp.check_changes(make(), make(), shipped, methods=GLOBAL).verdict == "inside"
 
 
 @pytest.mark.parametrize(
@@ -101,22 +117,53 @@ def test_the_same_is_inside(make, shipped):
     ],
 )
 def test_a_changed_param_is_named_and_allowed_by_the_plan_alone(make, shipped, assignment, name, allowed):
-    (change,) = pccp.check_changes(make(), make(assignment), shipped).changes
+    (change,) = pccp.check_changes(make(), make(assignment), shipped, methods=GLOBAL).changes
 
     assert (change.name, change.allowed) == (name, allowed)
     assert change.before != change.after
 
 
 def test_how_the_machine_is_used_is_no_change(make, shipped):
-    check = pccp.check_changes(make(), make("runtime.parallel_sites=1", "report.confidence=0.9"), shipped)
+    check = pccp.check_changes(make(), make("runtime.parallel_sites=1", "report.confidence=0.9"), shipped, methods=GLOBAL)
 
     assert check.changes == ()
+
+
+def test_params_of_evaluation_count_where_a_method_of_the_phase_is_in_use(make, shipped):
+    other = make("outside.router.gain=0.5")
+
+    assert pccp.check_changes(make(), other, shipped, methods=GLOBAL).changes == ()
+    (change,) = pccp.check_changes(make(), other, shipped, methods=using("router")).changes
+    assert (change.name, change.allowed) == ("outside.router.gain", False)
+
+
+def test_of_methods_that_learn_the_one_in_use_counts_and_which_are_scored_does_not(make, shipped):
+    learned = make("outside.adaptations.routing-paper.steps=9", "outside.methods=[global]")
+
+    def changed(method):
+        return [change.name for change in pccp.check_changes(make(), learned, shipped, methods=using(method)).changes]
+
+    assert changed("routing-paper") == ["outside.adaptations.routing-paper.steps"]
+    assert changed("routing-release") == changed("router") == []
+
+
+def test_the_phases_that_count_are_those_whose_method_is_not_the_global_model(repository):
+    methods = pccp.load(repository / "pccp.yaml").gate.methods
+
+    assert methods.phases == ()
+    assert methods.model_copy(update={"outside": "router"}).phases == ("outside",)
+
+
+def test_params_of_which_nothing_is_said_are_outside_the_plan(make, shipped):
+    (change,) = pccp.check_changes(replace(make(), unknown=frozenset({"prepare"})), make(), shipped, methods=GLOBAL).changes
+
+    assert (change.name, change.before, change.after, change.allowed) == ("prepare", "unknown", "given", False)
 
 
 def test_a_rule_may_change_if_it_is_listed(make, read, tree):
     tree["changes"]["values"]["federate.aggregation.rule"] = ["average", "median"]
 
-    check = pccp.check_changes(make(), make("federate.aggregation.rule=median"), read(tree).changes)
+    check = pccp.check_changes(make(), make("federate.aggregation.rule=median"), read(tree).changes, methods=GLOBAL)
 
     assert check.verdict == "inside"
     assert check.changes[0].why == "the plan allows average, median"
@@ -125,16 +172,16 @@ def test_a_rule_may_change_if_it_is_listed(make, read, tree):
 def test_true_is_not_one(make, read, tree):
     tree["changes"]["values"]["prepare.fix"] = [1]
 
-    assert pccp.check_changes(make(), make("prepare.fix=true"), read(tree).changes).verdict == "outside"
+    assert pccp.check_changes(make(), make("prepare.fix=true"), read(tree).changes, methods=GLOBAL).verdict == "outside"
 
 
 def test_organs_sites_and_data(make, shipped):
     grown = {"ct-a": "inside", "mr-a": "inside"}
 
-    organs = pccp.check_changes(make(), make(organs=("background", "spleen")), shipped)
-    joined = pccp.check_changes(make(), make(sites=grown), shipped)
-    role = pccp.check_changes(make(), make(sites={"ct-a": "outside"}), shipped)
-    data = pccp.check_changes(make(), make(data={"ct-a": "2"}), shipped)
+    organs = pccp.check_changes(make(), make(organs=("background", "spleen")), shipped, methods=GLOBAL)
+    joined = pccp.check_changes(make(), make(sites=grown), shipped, methods=GLOBAL)
+    role = pccp.check_changes(make(), make(sites={"ct-a": "outside"}), shipped, methods=GLOBAL)
+    data = pccp.check_changes(make(), make(data={"ct-a": "2"}), shipped, methods=GLOBAL)
 
     assert (organs.verdict, organs.changes[0].name) == ("outside", "organs")
     assert (joined.verdict, joined.changes[0].name, joined.changes[0].before) == ("outside", "sites.mr-a", "none")
@@ -146,5 +193,5 @@ def test_a_plan_may_let_sites_join_and_forbid_new_data(make, read, tree):
     tree["changes"] |= {"sites": True, "data": False}
     plan = read(tree).changes
 
-    assert pccp.check_changes(make(), make(sites={"mr-a": "inside"}), plan).verdict == "inside"
-    assert pccp.check_changes(make(), make(data={"ct-a": "2"}), plan).verdict == "outside"
+    assert pccp.check_changes(make(), make(sites={"mr-a": "inside"}), plan, methods=GLOBAL).verdict == "inside"
+    assert pccp.check_changes(make(), make(data={"ct-a": "2"}), plan, methods=GLOBAL).verdict == "outside"

@@ -329,6 +329,11 @@ class TestAKill:
 
         assert scene.promote("demo-2", "v1.1.0")[0] == 0
         assert not scene.paths.folder("v1.0.0").exists()
+        code, _, err = scene.promote("demo", "v1.0.0")
+        assert code == 1, "its verdict does not compare it with the model that is in use now"
+        assert f"is about the champion none, expected {scene.model('demo-2')}" in err
+        scene.judge("demo")
+        assert scene.approve("demo")[0] == 0
         assert scene.promote("demo", "v1.0.0")[0] == 0
         assert [event.subject.after for event in scene.events("promote")] == [scene.model("demo-2"), scene.model("demo")]
 
@@ -360,8 +365,41 @@ class TestAKill:
         assert "0 approvals" in err
         assert not scene.paths.folder("v1.0.0").exists()
         assert not scene.paths.journal.exists()
+        code, _, err = scene.approve("demo")
+        assert code == 1, "it was rejected"
+        assert "there is no verdict since" in err
+        scene.judge("demo")
         assert scene.approve("demo")[0] == 0
         assert scene.promote("demo", "v1.0.0")[0] == 0
+
+    def test_a_rollback_that_the_trail_has_not_leaves_the_release(self, scene, monkeypatch):
+        scene.release("demo", "v1.0.0")
+        scene.release("demo-2", "v1.1.0")
+        with monkeypatch.context() as patched:
+            self.plant(patched, "RETURN", 0, broken)
+            with pytest.raises(BrokenError):
+                scene.rollback("v1.0.0")
+        assert scene.paths.journal.exists()
+        scene.train("demo-3")
+        assert scene.approve("demo-3")[0] == 0
+
+        assert scene.promote("demo-3", "v1.2.0")[0] == 0
+
+        assert not scene.paths.journal.exists()
+        assert scene.events("rollback") == []
+        assert releases.read(scene.paths.folder("v1.0.0")).model == scene.model("demo")
+        assert scene.rollback("v1.0.0")[0] == 0
+
+    def test_what_was_superseded_meanwhile_is_approved_no_more(self, scene):
+        scene.train("demo")
+        scene.train("demo-2")
+        assert scene.approve("demo")[0] == 0
+        assert scene.promote("demo", "v1.0.0")[0] == 0
+
+        code, _, err = scene.approve("demo-2")
+
+        assert code == 1
+        assert f"compares it with nothing, in use is {scene.model('demo')}" in err
 
 
 class BrokenError(Exception):
@@ -388,7 +426,29 @@ class TestTheChampion:
         assert lines[0] == f"demo/model v1.0.0 {scene.model('demo')}"
         assert lines[1].endswith("of demo-promoter: demo is better")
         assert lines[2].startswith("approved by demo-approver, ")
-        assert lines[3] == "files: as the trail says; tags: not checked"
+        assert lines[3] == "files: as the trail says; tags: at their commit, signatures not checked"
+
+    @pytest.mark.parametrize("tag", ["model@v1.1.0", "model#prod#2"])
+    def test_a_tag_that_was_moved_is_refused(self, scene, tag):
+        scene.release("demo", "v1.0.0")
+        scene.release("demo-2", "v1.1.0")
+        (scene.folder / "code.py").write_text("other = True")
+        git(scene.folder, "add", "code.py")
+        git(scene.folder, "commit", "-qm", "other code beside the same release")
+        for target in ("HEAD", "refs/tags/model@v1.0.0"):
+            git(scene.folder, "tag", "--force", "-m", "moved", tag, target)
+
+            code, _, err = scene.champion()
+
+            assert code == 1
+            assert f"the tag {tag} is not at the commit that released" in err
+
+    def test_a_tag_that_is_not_here_cannot_be_checked(self, scene):
+        scene.release("demo", "v1.0.0")
+        git(scene.folder, "tag", "--delete", "model@v1.0.0")
+        code, _, err = scene.champion()
+        assert code == 2
+        assert "there is no tag model@v1.0.0" in err
 
     @pytest.mark.parametrize(
         ("name", "reason"),

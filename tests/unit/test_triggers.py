@@ -21,7 +21,9 @@ def policy(repository):
 
 def report(window, verdict, site="ct-a"):
     p_value = {"alarm": 0.01, "quiet": 0.5, "too few": None}[verdict]
-    return DriftReport("demo", site, window, 40, 10, verdict, 0.05, p_value, p_value, p_value, p_value, 99, 1, (), "0" * 64)
+    return DriftReport(
+        "demo", site, window, 40, 10, 40, 10, verdict, 0.05, p_value, p_value, p_value, p_value, 99, 1, (), "0" * 64
+    )
 
 
 def evidence(**changes):
