@@ -138,7 +138,11 @@ def test_params_of_evaluation_count_where_a_method_of_the_phase_is_in_use(make, 
 
 
 def test_of_methods_that_learn_the_one_in_use_counts_and_which_are_scored_does_not(make, shipped):
-    learned = make("outside.adaptations.routing-paper.steps=9", "outside.methods=[global]")
+    scored = make("outside.methods=[global]")
+    outside = scored.params.outside
+    paper = outside.adaptations["routing-paper"].model_copy(update={"steps": 9})
+    outside = outside.model_copy(update={"adaptations": {**outside.adaptations, "routing-paper": paper}})
+    learned = replace(scored, params=scored.params.model_copy(update={"outside": outside}))
 
     def changed(method):
         return [change.name for change in pccp.check_changes(make(), learned, shipped, methods=using(method)).changes]
