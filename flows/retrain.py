@@ -66,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--params", type=Path, default=Path("params.yaml"), help="in the workspace (default: %(default)s)")
     made.add_argument("--pccp", type=Path, default=Path("pccp.yaml"), help="in the workspace (default: %(default)s)")
     made.add_argument("--workspace", type=Path, default=Path(), help="folder of the repository (default: here)")
-    made.add_argument("--manual", default="", metavar="WHY", help="ask for it, and say why")
+    made.add_argument(
+        "--manual", default="", metavar="WHY", help='ask for it, and say why: "KIND: WORDS" with a kind of the plan\'s reasons'
+    )
     made.add_argument("--upstream", default="", metavar="WHAT", help="what changed in code, libraries or base models")
     made.add_argument("--audited", type=Path, metavar="FILE", help="JSON with scores of labelled cases in use, by site")
     made.add_argument("--version", default="", metavar="vX.Y.Z", help="of the model, if it is promoted (default: the next minor)")

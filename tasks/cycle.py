@@ -131,8 +131,8 @@ def needed(scribe: Scribe, model: str) -> int:
 
 
 def reason_of(decision: Event) -> str:
-    """Give the reason of a decision, without its yes."""
-    return decision.why.text.partition(": ")[2]
+    """Give the reason of a decision, ``KIND: WORDS`` as the gate reads it: what fired, or what a person said who asked for it."""
+    return decision.why.text.partition(": ")[2].removeprefix("manual: ")
 
 
 def next_version(paths: ReleasePaths) -> str:

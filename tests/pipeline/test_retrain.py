@@ -53,7 +53,6 @@ def made(prepared, tmp_path_factory, repository):
     shutil.copytree(folder / "data" / "prepared" / "demo", folder / "stock" / "prepared")
     plan = yaml.safe_load((repository / "pccp.yaml").read_text())
     plan["gate"] |= {"min_patients": 1, "unseen": 0.49, "resamples": 999, "unseen_organs": "report"}
-    plan["gate"]["reasons"].append("manual")
     plan["gate"]["metrics"] = {"dice": {"use": "gate", "margins": {}, "margin_other": 0.99}}
     plan["gate"]["catastrophe"] |= {"loss": 1.0, "tolerated_share": 0.99}
     (folder / "pccp.yaml").write_text(yaml.safe_dump(plan))
@@ -154,7 +153,7 @@ def test_killed_after_every_step_it_goes_on_and_promotes_once(begun, monkeypatch
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, step)
             with pytest.raises(Killed):
-                retrain.retrain_here(order(begun, manual="new seed"))
+                retrain.retrain_here(order(begun, manual="security: new seed"))
 
     for step in steps:
         killed(retraining, step)
@@ -170,7 +169,7 @@ def test_killed_after_every_step_it_goes_on_and_promotes_once(begun, monkeypatch
 
 
 def test_a_candidate_that_waits_stays_when_data_come(begun):
-    assert call(begun, "--manual", "new seed") == retraining.WAITS
+    assert call(begun, "--manual", "security: new seed") == retraining.WAITS
     asked = files.sha256_file(begun.folder / "runs" / "demo" / "global.safetensors")
     hand_out(begun, FIRST)
 
@@ -199,7 +198,7 @@ sys.exit(retrain.main(sys.argv[1:]))
 def test_a_process_that_was_killed_goes_on_with_what_it_promoted_and_trains_nothing(begun, repository):
     from prefect.settings import PREFECT_API_URL
 
-    assert call(begun, "--manual", "new seed") == retraining.WAITS
+    assert call(begun, "--manual", "security: new seed") == retraining.WAITS
     assert answer(begun, "demo-approver") == 0
     promoted = f"sha256:{files.sha256_file(begun.folder / 'runs' / 'demo' / 'global.safetensors')}"
     variables = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(repository)}
@@ -222,7 +221,7 @@ def order(work, **more):
 
 
 def test_a_person_says_no_and_what_is_said_later_changes_nothing(begun):
-    assert call(begun, "--manual", "new seed") == retraining.WAITS
+    assert call(begun, "--manual", "security: new seed") == retraining.WAITS
     assert begun.events("pccp.check")[-1].decision.verdict == "inside"
     assert answer(begun, "demo-reviewer", decision="reject") == 0
 
@@ -247,7 +246,7 @@ def test_a_failed_candidate_ends_it(begun):
     table = begun.folder / "runs" / SECOND / "inside_evaluation" / "cases.csv"
     table.write_text(table.read_text().replace("0.", "0.9", 1))
 
-    assert call(begun, "--manual", "new seed") == retraining.STAYS
+    assert call(begun, "--manual", "security: new seed") == retraining.STAYS
 
     assert ends(begun)[-1] == "failed"
     assert answer(begun, "demo-approver") == 1
@@ -258,7 +257,7 @@ def test_a_dry_run_changes_nothing(begun, capsys):
     parts = [path.name for path in begun.folder.iterdir() if path.name not in (".git", ".dvc", ".fedsilo.lock")]
     before = hashes(begun.folder, parts)
 
-    assert call(begun, "--dry-run", "--manual", "new seed") == 0
+    assert call(begun, "--dry-run", "--manual", "security: new seed") == 0
 
     told = capsys.readouterr().out
     assert "no retraining is under way" in told
@@ -271,11 +270,11 @@ def test_what_no_commit_names_is_not_trained(begun):
     plan.write_text(plan.read_text() + "# looser\n")
 
     with pytest.raises(DataError, match=r"commit first .*pccp\.yaml"):
-        retraining.retrain_once(order(begun, manual="new seed"))
+        retraining.retrain_once(order(begun, manual="security: new seed"))
     git(begun.folder, "checkout", "pccp.yaml")
     (begun.folder / "source").write_text(FIRST)
     with pytest.raises(DataError, match=r"commit first .*: source"):
-        retraining.retrain_once(order(begun, manual="new seed"))
+        retraining.retrain_once(order(begun, manual="security: new seed"))
 
     assert ends(begun) == ["yes", "promoted"]
 
@@ -285,7 +284,7 @@ def test_one_at_a_time(begun):
         locks.hold_folder(begun.folder / "checkpoints" / "retrain" / "demo"),
         pytest.raises(OutputError, match="in use by another run"),
     ):
-        retraining.retrain_once(order(begun, manual="new seed"))
+        retraining.retrain_once(order(begun, manual="security: new seed"))
 
 
 @contextlib.contextmanager
@@ -294,7 +293,7 @@ def paused(begun, *, wait):
     from prefect.client.orchestration import get_client
 
     codes = []
-    thread = threading.Thread(target=lambda: codes.append(call(begun, "--manual", "new seed", "--wait", str(wait))))
+    thread = threading.Thread(target=lambda: codes.append(call(begun, "--manual", "security: new seed", "--wait", str(wait))))
     thread.start()
 
     def run():
