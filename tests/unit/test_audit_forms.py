@@ -143,7 +143,9 @@ class TestKinds:
         assert set(events.NEEDED) <= set(events.KINDS)
         assert set().union(*events.NEEDED.values()) <= names
 
-    @pytest.mark.parametrize(("kind", "needed"), [(kind, name) for kind, names in sorted(events.NEEDED.items()) for name in names])
+    @pytest.mark.parametrize(
+        ("kind", "needed"), [(kind, name) for kind, names in sorted(events.NEEDED.items()) for name in names]
+    )
     def test_a_kind_that_lacks_what_it_needs_is_named(self, kind, needed):
         draft = Draft(kind, Why("1", "because"))
         given = {"event", "why", *events.NEEDED[kind]} - {needed}
