@@ -16,19 +16,14 @@ WAIT_SECONDS = 180
 
 
 def small_workspace(folder, *, seconds=0):
-    """Make a repository for the embedded cohort with one stage that takes some seconds; its source is not there for another."""
+    """Make a repository for the embedded cohort with one stage that takes some seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    (folder / "cohorts").mkdir()
     work = f"import time; time.sleep({seconds}); open('made', 'w').write(open('source').read())"
     stages = {"report": {"cmd": f'python -c "{work}"', "deps": ["source"], "outs": ["made"]}}
-    listed = {"report": {**stages["report"], "wdir": "../${item.cohort}", "matrix": {"cohort": "${cohorts}"}}}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    (folder / "cohorts" / "dvc.yaml").write_text(yaml.safe_dump({"vars": [{"cohorts": ["liver"]}], "stages": listed}))
-    for place in (folder, folder / "liver"):
-        place.mkdir(exist_ok=True)
-        (place / "source").write_text("content")
+    (folder / "source").write_text("content")
     return folder
 
 

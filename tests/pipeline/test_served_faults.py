@@ -141,6 +141,7 @@ def test_the_same_records_would_run_code_where_flows_are_loaded_by_them(served, 
 @pytest.mark.parametrize(
     "parameters",
     [
+        {"workspace": "LOOT"},
         {"cohort": "../LOOT"},
         {"stage": "LOOT/dvc.yaml:report"},
         {"stage": "report --cwd LOOT"},
