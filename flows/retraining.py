@@ -18,11 +18,11 @@ from fedsilo.audit.events import Event
 from fedsilo.audit.register import Register
 from fedsilo.cohort import roster as rosters
 from fedsilo.cohort.roster import Roster
-from fedsilo.errors import DataError
+from fedsilo.errors import DataError, ParamsError
 from fedsilo.evaluation import pccp
 from fedsilo.evaluation.pccp import Plan
 from fedsilo.params import Params
-from flows import approval_form, cli, drift, gate, inside, outside
+from flows import approval_form, cli, drift, gate, inside, notices, outside
 from tasks import approving, champion_run, cycle, locks, promoting, repro, trails, triggers, verdicts
 from tasks import drift as drifts
 from tasks import gate as gates
@@ -136,8 +136,11 @@ def retrain_once(order: Order) -> Ending:
     """Begin a retraining, or go on with the one that the trail says is under way, as far as it goes now.
 
     Raises:
+        ParamsError: A file that it names is wrong, or the time for answers is.
         FedsiloError: A step failed, or another run is at it; the same order goes on from there.
     """
+    if not 0 <= order.wait_seconds < notices.LONGEST_SECONDS:
+        raise ParamsError(f"cannot wait {order.wait_seconds} s for answers: expected 0 to {notices.LONGEST_SECONDS - 1}")
     work = order.load()
     if order.dry:
         return Ending(DONE, _plan_of(work))
@@ -195,6 +198,9 @@ def _make(work: Work, decision: Event) -> Path | Ending:
     _check_committed(work.order)
     _reproduce(work, repro.target_of(work.order.workspace, work.roster.name))
     candidate = trails.hashed(work.paths.global_state)
+    if stopped := sorted({site.name for site in work.roster.sites} - {site.name for site in work.standing.sites}):
+        text = f"the data contract stopped {', '.join(stopped)}, and no model is judged without a site"
+        return _end(work, cycle.KEPT, text, candidate)
     with _trail(work) as scribe:
         champion, register = cycle.champion(scribe, work.roster.name), scribe.register
     if champion == candidate:

@@ -28,7 +28,10 @@ nobody answered in time."""
 
 
 def opened_by(events: Iterable[Event]) -> Event | None:
-    """Find the decision that opened the retraining that is under way, among events in order; None if none is."""
+    """Find the decision that opened the retraining that is under way, among events in order; None if none is.
+
+    A second yes before the end, by `python -m flows.decide`, opens nothing: what persons said since the first one still counts.
+    """
     found = None
     for event in events:
         if event.kind != "retrain.decision" or event.decision is None:
@@ -36,7 +39,7 @@ def opened_by(events: Iterable[Event]) -> Event | None:
         if event.decision.gate == END:
             found = None
         elif event.decision.verdict == "yes":
-            found = event
+            found = found or event
     return found
 
 

@@ -14,7 +14,7 @@ import yaml
 from tiny_run import hashes
 
 from fedsilo import files
-from fedsilo.errors import DataError, OutputError
+from fedsilo.errors import DataError, OutputError, ParamsError
 from flows import approve, audit, champion, federate, inside, outside, retrain, retraining
 from tasks import locks
 
@@ -277,6 +277,24 @@ def test_what_no_commit_names_is_not_trained(begun):
         retraining.retrain_once(order(begun, manual="security: new seed"))
 
     assert ends(begun) == ["yes", "promoted"]
+
+
+def test_no_model_is_judged_without_a_site_that_the_contract_stopped(begun):
+    verdict = begun.folder / "stock" / "prepared" / "ct-b" / "contract.json"
+    verdict.write_text(verdict.read_text().replace('"success": true', '"success": false'))
+    assert '"success": false' in verdict.read_text()
+
+    assert call(begun, "--manual", "security: new seed") == retraining.STAYS
+
+    assert ends(begun)[-1] == "kept"
+    assert "stopped ct-b" in begun.events("retrain.decision")[-1].why.text
+    assert len(begun.events("gate.verdict")) == 1
+
+
+def test_answers_are_waited_for_less_than_a_day(begun):
+    for seconds in (-1, 86400):
+        with pytest.raises(ParamsError, match="cannot wait"):
+            retraining.retrain_once(order(begun, wait_seconds=seconds))
 
 
 def test_one_at_a_time(begun):

@@ -50,6 +50,7 @@ def log(*events):
         ([decided("no")], None),
         ([decided("yes")], 0),
         ([decided("yes"), decided("no")], 0),
+        ([decided("yes"), judged("pass"), decided("yes")], 0),
         ([decided("yes"), ended("failed")], None),
         ([decided("yes"), ended("promoted"), decided("no")], None),
         ([decided("yes"), ended("rejected"), decided("yes")], 2),
