@@ -346,6 +346,5 @@ def _end(work: Work, how: str, text: str, model: str) -> Ending:
 
 def _plan_of(work: Work) -> str:
     """Say what would be done; nothing is written, so the trail is read as it is on the disk."""
-    lines = cycle.outlook(work.released)
     stages = repro.outlook(work.order.workspace, repro.target_of(work.order.workspace, work.roster.name))
-    return "\n".join([*lines, *stages])
+    return "\n".join([*cycle.outlook(work.released), *stages])
