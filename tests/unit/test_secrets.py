@@ -157,7 +157,7 @@ def test_keys_are_their_owner_s_alone_whatever_the_umask(tmp_path, mask):
         os.umask(before)
 
     made = [path for path in tmp_path.rglob("*") if path.suffix in (".pem", ".key")]
-    assert len(made) == 7
+    assert len(made) == 8
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
     assert {stat.S_IMODE(path.parent.stat().st_mode) for path in made} == {0o700}
     assert [path.name for path in tmp_path.rglob("*") if path.name.endswith(".part")] == []

@@ -31,7 +31,15 @@ def test_a_phase_begins_with_demo_keys_and_ends_with_an_anchored_trail(run):
     assert [(event.kind, event.actor) for event in events(run)] == [("log.open", "server"), ("data.validate", "ct-a")]
     assert "2 lines verified, 2 under a checkpoint" in trails.summary(run.workspace, "demo")
     keys = sorted(run.audit.private_key("server").parent.iterdir())
-    assert [path.stem for path in keys] == ["ct-a", "demo-admin", "demo-approver", "demo-promoter", "mr-a", "server"]
+    assert [path.stem for path in keys] == [
+        "ct-a",
+        "demo-admin",
+        "demo-approver",
+        "demo-promoter",
+        "demo-reviewer",
+        "mr-a",
+        "server",
+    ]
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
 
 
