@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import object_store
 import pytest
 import yaml
 
@@ -192,6 +193,7 @@ def test_reports_are_pushed_to_s3(work, monkeypatch):
     try:
         host, port = s3.get_host_and_port()
         url = f"http://{host}:{port}"
+        object_store.empty(url)
         client = boto3.client("s3", endpoint_url=url)
         client.create_bucket(Bucket="fedsilo", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
         work.dvc("remote", "add", "--default", "shared", "s3://fedsilo/dvc")

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import object_store
 import postgres
 import pytest
 import serving
@@ -78,10 +79,7 @@ def bucket():
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    connection = http.client.HTTPConnection(host, port, timeout=30)
-    connection.request("POST", "/moto-api/reset")  # what earlier tests of this process put there
-    assert connection.getresponse().status == 200
-    connection.close()
+    object_store.empty(url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         login = {"aws_access_key_id": "KEY", "aws_secret_access_key": "SECRET"}  # as the page has it

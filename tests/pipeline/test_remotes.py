@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import object_store
 import pytest
 import served_graph
 import yaml
@@ -43,6 +44,7 @@ def s3():
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
+        object_store.empty(url)
         yield url, refusing, boto3.client("s3", endpoint_url=url)
         server.shutdown()
         thread.join()
