@@ -227,7 +227,7 @@ def test_the_server_asks_for_the_login_and_data_are_announced_with_it(said, mach
     home, variables, words = machine
     host = words["127.0.0.1:4200"]
     connection = http.client.HTTPConnection(host, timeout=30)
-    connection.request("POST", "/api/deployments/filter", "{}", {"Content-Type": "application/json"})
+    connection.request("GET", "/api/admin/version")
     assert connection.getresponse().status == 401
     connection.close()
 
