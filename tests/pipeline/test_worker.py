@@ -50,7 +50,7 @@ def shell(checkout, prefect_backend):
         return done.stdout
 
     forget = ["bash", "-c", f"prefect --no-prompt work-pool delete {POOL}"]
-    subprocess.run(forget, cwd=checkout, env=variables, capture_output=True, check=False)  # of another test of this session
+    subprocess.run(forget, cwd=checkout, env=variables, capture_output=True, check=False)  # what another test deployed
     yield run
     with get_client(sync_client=True) as api:
         api.request("DELETE", f"/work_pools/{POOL}")
