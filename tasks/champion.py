@@ -7,7 +7,7 @@ from pathlib import Path
 from fedsilo import files
 from fedsilo.audit import canonical, releases, verifier
 from fedsilo.audit.events import Event
-from fedsilo.audit.register import FEDERATION_LOG, Register
+from fedsilo.audit.register import Register
 from fedsilo.errors import AuditRefusedError, DataError
 from tasks import audit, versions
 from tasks.audit import Books
@@ -29,7 +29,7 @@ def show(paths: ReleasePaths, signers: Path | None, *, as_json: bool) -> str:
         AuditRefusedError: The log is refused, or a file or the target of a tag is not as it says (code ``artifact``).
         DataError: It could not be checked, no model is in use, or a tag is missing or not signed by one who may.
     """
-    held, verdict = audit.verify(_books(paths))
+    held, verdict = audit.verify(Books.of_federation(paths.audit))
     name = releases.name_of(paths.federation)
     champion = verdict.state.champions.get(name)
     if champion is None:
@@ -71,12 +71,6 @@ def show(paths: ReleasePaths, signers: Path | None, *, as_json: bool) -> str:
         "tags": "at their commit and signed" if signers else "at their commit, signatures not checked",
     }
     return json.dumps(found, indent=2, sort_keys=True) + "\n" if as_json else _text(found)
-
-
-def _books(paths: ReleasePaths) -> Books:
-    """Name the federation's log with its checkpoints."""
-    log, checkpoints = paths.audit.log(FEDERATION_LOG), paths.audit.checkpoints_dir(FEDERATION_LOG)
-    return Books(log, paths.audit.founding, checkpoints, log, checkpoints)
 
 
 def _folder(paths: ReleasePaths, event: Event) -> Path:

@@ -14,12 +14,12 @@ from fedsilo.errors import AuditRefusedError, DataError
 from fedsilo.evaluation.pccp import Plan
 from fedsilo.params import Params
 from tasks import model_events, model_files, versioned
+from tasks.contenders import PHASES
 from tasks.paths import RunPaths
 from tasks.release_paths import ReleasePaths
 from tasks.releases import RECORD
 
 FOLDER = "champion"
-PHASES = ("inside", "outside")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedsilo.audit import founding as foundings
-from fedsilo.audit import releases, trail, verifier
+from fedsilo.audit import releases, verifier
 from fedsilo.audit.events import INCONCLUSIVE, PASS, Decision, Subject
 from fedsilo.audit.order_checks import OVERRIDE
-from fedsilo.audit.register import FEDERATION_LOG
 from fedsilo.audit.state import Candidate
 from fedsilo.errors import DataError
-from tasks import versions
+from tasks import audit, versions
+from tasks.audit import Books
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,18 +42,17 @@ def opened_by(events: Iterable[Event]) -> Event | None:
     return found
 
 
-def end(scribe: Scribe, how: str, text: str, *, model: str | None = None, name: str) -> None:
+def end(scribe: Scribe, how: str, text: str, *, model: str, name: str) -> None:
     """Close the retraining that is under way.
 
     Args:
         scribe: Of the federation's open trail.
         how: One of the ends.
         text: Why, in a line.
-        model: Hash of its candidate, if it had one.
+        model: Hash of its candidate.
         name: Of the candidate, ``<run>/global``.
     """
-    subject = None if model is None else Subject("model", name, after=model)
-    scribe.append("retrain.decision", text, subject=subject, decision=Decision(END, how))
+    scribe.append("retrain.decision", text, subject=Subject("model", name, after=model), decision=Decision(END, how))
 
 
 def champion(scribe: Scribe, federation: str) -> str | None:
@@ -181,12 +179,10 @@ def outlook(paths: ReleasePaths) -> list[str]:
         AuditRefusedError: The trail is refused.
         DataError: It cannot be checked.
     """
-    audit = paths.audit
-    if not audit.founding.is_file():
+    if not paths.audit.founding.is_file():
         return ["nobody has founded the federation: the first phase makes demo keys for it"]
-    setting = verifier.setting_of(foundings.read(audit.founding), FEDERATION_LOG)
-    content, known = trail.read_anchored(audit.log(FEDERATION_LOG), audit.checkpoints_dir(FEDERATION_LOG))
-    verdict, events = verifier.verify(content, setting, known), verifier.read_events(content)
+    held, verdict = audit.verify(Books.of_federation(paths.audit))
+    events = verifier.read_events(held.content)
     found, opened = verdict.state.champions.get(releases.name_of(paths.federation)), opened_by(events)
     lines = [f"in use: {found.current if found else 'nothing'}"]
     if opened is None:

@@ -190,14 +190,11 @@ def last_verdict(paths: RunPaths, model: str) -> Path:
     Raises:
         DataError: There is none, or it is not as the trail says.
     """
-    events = trails.scribe(paths.audit).events("gate.verdict")
-    told = [event for event in events if event.subject and event.subject.after == model]
-    if not told or not told[-1].outputs:
+    scribe = trails.scribe(paths.audit)
+    told = [event for event in scribe.events("gate.verdict") if event.subject and event.subject.after == model]
+    if not told:
         raise DataError(f"the gate has given no verdict on {model}")
-    path = paths.workspace / told[-1].outputs[0].name
-    if not path.is_file() or trails.artifact(path).sha256 != told[-1].outputs[0].sha256:
-        raise DataError(f"{path} is missing, or not as line {told[-1].seq + 1} of the trail says")
-    return path
+    return scribe.output(told[-1])
 
 
 def _code() -> str:

@@ -111,6 +111,21 @@ class Scribe:
         lines = [line for line in trail.read(self.opened.path).splitlines() if any(mark in line for mark in wanted)]
         return [event for event in verifier.read_events(b"\n".join(lines)) if event.kind in kinds]
 
+    def output(self, event: Event) -> Path:
+        """Find the one file that an event names as its output, which must be as it says.
+
+        Raises:
+            DataError: It names none or several; or the file is missing, or another.
+        """
+        if len(event.outputs) != 1:
+            raise DataError(f"line {event.seq + 1} of the log names {len(event.outputs)} files, expected one")
+        (named,) = event.outputs
+        path = self.paths.workspace / named.name
+        found = files.sha256_file(path) if path.is_file() else "missing"
+        if found != named.sha256:
+            raise DataError(f"{path} is {found}, line {event.seq + 1} of the log says {named.sha256}")
+        return path
+
     def witness(self, site: str) -> Seen:
         """Let a site compare the log with what it saw last, and remember what it sees now.
 

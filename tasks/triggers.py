@@ -61,11 +61,12 @@ def decide(question: Question) -> Path:
     retrained = [event for event in told if event.decision is not None and event.decision.verdict == "yes"]
     sites = sorted(site.name for site in question.roster.sites)
     reports = [path for site in sites for path in paths.reports(site)]
+    commit = question.champion or champion_tag(question, promoted)
     evidence = Evidence(
         now=datetime.now(UTC),
         champion_since=_time(promoted[-1]) if promoted else None,
         last_retrained=_time(retrained[-1]) if retrained else None,
-        news=tuple(news_of(question, site, question.champion or champion_tag(question, promoted)) for site in sites),
+        news=tuple(news_of(question, site, commit) for site in sites),
         reports=tuple(drift_reports.read(path) for path in reports),
         decay=audited_scores(question, sites),
         manual=question.manual,
@@ -123,23 +124,6 @@ def news_of(question: Question, site: str, commit: str) -> News:
             kept = files.write_bytes(question.paths.checkpoints_dir / "retrain" / site / "manifest.csv", content)
             known = {row.content_hash for row in manifest.read(kept)}
     return News(site, known=len(known), new=len(now - known))
-
-
-def last_decision(scribe: Scribe, paths: RunPaths) -> Path | None:
-    """Find the file of the last decision that the trail has; None if it has none.
-
-    Raises:
-        DataError: The file is missing, or is not the one that the trail names.
-    """
-    told = [event for event in scribe.events("retrain.decision") if event.outputs]
-    if not told:
-        return None
-    (named,) = told[-1].outputs
-    path = paths.workspace / named.name
-    found = files.sha256_file(path) if path.is_file() else "missing"
-    if found != named.sha256:
-        raise DataError(f"{path} is {found}, the decision in line {told[-1].seq + 1} of the log is {named.sha256}")
-    return path
 
 
 def verdict_of(path: Path) -> str:

@@ -30,6 +30,23 @@ def prepared(tmp_path_factory, prefect_backend):
     return made
 
 
+QUICK = ("--metrics", "dice", "--set", "inside.methods=[global]", "--set", "outside.methods=[global]")
+
+
+@pytest.fixture(scope="session")
+def two_seeds(prepared, tmp_path_factory):
+    """Two finished runs of a round, demo--s42 and demo--s7, of which the global model is scored; copy it, do not change it."""
+    from flows import federate, inside, outside
+
+    made = prepared.copy(tmp_path_factory.mktemp("two") / "run")
+    made.params.write_text(made.params.read_text().replace("rounds: 3", "rounds: 1"))
+    seeds = ("--seeds", "42", "7")
+    assert federate.main(made.arguments(*seeds)) == 0
+    for phase in (inside, outside):
+        assert phase.main(made.arguments(*seeds, *QUICK, "--set", "outside.adaptations={}")) == 0
+    return made
+
+
 @pytest.fixture
 def copied(prepared, tmp_path):
     """A copy of the prepared workspace that a test may damage."""

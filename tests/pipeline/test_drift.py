@@ -10,7 +10,7 @@ from fedsilo.cohort import manifest
 from fedsilo.errors import DataError
 from fedsilo.evaluation import drift_reports
 from flows import decide, drift, phantoms, prepare
-from tasks import trails, triggers
+from tasks import trails
 from tasks.paths import RunPaths
 
 SITES = ("ct-a", "mr-a")
@@ -85,13 +85,13 @@ def test_a_decision_is_recorded_also_if_it_is_no(watched):
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{sha256[:12]}.json" for sha256 in hashes)
     paths = RunPaths(watched.folder, "demo", "demo")
     with trails.held(paths, ()) as scribe:
-        path = triggers.last_decision(scribe, paths)
+        path = scribe.output(asked)
     assert path == folder / f"{hashes[-1][:12]}.json"
     assert asked.decision.metrics_ref == trails.hashed(path)
     content = json.loads(path.read_text())
     path.write_text("{}")
-    with trails.held(paths, ()) as scribe, pytest.raises(DataError, match=r"the decision in line \d+ of the log is"):
-        triggers.last_decision(scribe, paths)
+    with trails.held(paths, ()) as scribe, pytest.raises(DataError, match=r"line \d+ of the log says"):
+        scribe.output(asked)
     assert content["decision"]["trigger"] == "manual"
     assert content["news"] == [{"site": site, "known": 0, "new": 11} for site in SITES]
 

@@ -13,39 +13,17 @@ from fedsilo.audit.documents import Approval, Release
 from fedsilo.audit.events import Decision, Draft, Subject, Why
 from fedsilo.cohort import manifest
 from fedsilo.errors import AuditRefusedError
-from flows import audit, federate, gate, inside, outside
+from flows import audit, gate
 from tasks import approving, keyring, trails
 from tasks.paths import RunPaths
 
-QUICK = (
-    "--metrics",
-    "dice",
-    "--set",
-    "inside.methods=[global]",
-    "--set",
-    "outside.methods=[global]",
-    "--set",
-    "outside.adaptations={}",
-)
 FIRST, SECOND = "demo--s42", "demo--s7"
 
 
-@pytest.fixture(scope="module")
-def two(prepared, tmp_path_factory):
-    """Two finished runs of a round, with seeds 42 and 7; read only."""
-    made = prepared.copy(tmp_path_factory.mktemp("two") / "run")
-    made.params.write_text(made.params.read_text().replace("rounds: 3", "rounds: 1"))
-    seeds = ("--seeds", "42", "7")
-    assert federate.main(made.arguments(*seeds)) == 0
-    assert inside.main(made.arguments(*seeds, *QUICK)) == 0
-    assert outside.main(made.arguments(*seeds, *QUICK)) == 0
-    return made
-
-
 @pytest.fixture
-def runs(two, tmp_path):
-    """A copy that a test may change, with a plan."""
-    return two.copy(tmp_path / "copy")
+def runs(two_seeds, tmp_path):
+    """A copy that a test may change."""
+    return two_seeds.copy(tmp_path / "copy")
 
 
 def plan(made, repository, *, lenient):

@@ -15,11 +15,9 @@ from tiny_run import hashes
 
 from fedsilo import files
 from fedsilo.errors import DataError, OutputError, ParamsError
-from flows import approve, audit, champion, federate, inside, outside, retrain, retraining
+from flows import approve, audit, champion, retrain, retraining
 from tasks import locks
 
-QUICK = ("--metrics", "dice", "--set", "inside.methods=[global]", "--set", "outside.methods=[global]")
-QUICK = (*QUICK, "--set", "outside.adaptations={}")
 FIRST, SECOND = "demo--s42", "demo--s7"
 COPY = "python -c \"import shutil; shutil.copytree({}, '{}', dirs_exist_ok=True)\""
 STAGES = {
@@ -41,14 +39,9 @@ def git(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def made(prepared, tmp_path_factory, repository):
+def made(two_seeds, tmp_path_factory, repository):
     """Two finished runs in a repository whose graph hands out the one that ``source`` names; read only."""
-    work = prepared.copy(tmp_path_factory.mktemp("retrain") / "run")
-    work.params.write_text(work.params.read_text().replace("rounds: 3", "rounds: 1"))
-    seeds = ("--seeds", "42", "7")
-    assert federate.main(work.arguments(*seeds)) == 0
-    assert inside.main(work.arguments(*seeds, *QUICK)) == 0
-    assert outside.main(work.arguments(*seeds, *QUICK)) == 0
+    work = two_seeds.copy(tmp_path_factory.mktemp("retrain") / "run")
     folder = work.folder
     shutil.copytree(folder / "data" / "prepared" / "demo", folder / "stock" / "prepared")
     plan = yaml.safe_load((repository / "pccp.yaml").read_text())
