@@ -24,7 +24,7 @@ def reproduce_stage(stage: str, cohort: str = "demo", workspace: str = ".", *, s
         stage: A phase that is a stage: prepare, federate, inside, outside or report.
         cohort: Name of a file in ``cohorts/``, without its ending.
         workspace: Folder of the repository; a run of a deployment has no choice.
-        share: Fetch from the default remote before, and push models and reports to it afterwards.
+        share: Fetch from the default remote before, and push to it afterwards.
 
     Raises:
         ParamsError: There is no such cohort.

@@ -1,4 +1,4 @@
-"""A cohort's models and reports between the workspace and its default remote, tried again when the network fails."""
+"""A cohort's global model and figures between the workspace and its default remote, tried again when the network fails."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def is_passing(task: "Task[..., object]", run: TaskRun, state: "State[object]") 
 def fetch(workspace: Path, target: str) -> None:
     """Fetch what the lock file names of a target and the stages before it, as far as the remote has it.
 
-    What is never pushed, such as prepared cases, no remote has: the graph makes it.
+    What is never pushed, such as prepared cases and inside models, no remote has: the graph makes it.
 
     Args:
         workspace: Root of the DVC repository.
@@ -49,7 +49,7 @@ def fetch(workspace: Path, target: str) -> None:
     retry_condition_fn=is_passing, cache_policy=NO_CACHE, persist_result=False,
 )  # fmt: skip
 def send(workspace: Path, target: str) -> None:
-    """Push models and reports of a target and the stages before it; patient data have no remote or their site's own.
+    """Push what may be pushed of a target and the stages before it; what is of patients or of one site has no remote or its own.
 
     Args:
         workspace: Root of the DVC repository.

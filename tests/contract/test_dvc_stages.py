@@ -84,12 +84,33 @@ def test_no_two_stages_write_the_same(stages):
     assert not [(one, other) for one in written for other in written if other.startswith(f"{one}/")]
 
 
-def test_patient_data_are_never_pushed(stages):
-    for its in stages.values():
-        for stage in its.values():
-            for entry in stage.get("outs", []):
-                path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
-                assert not path.startswith("data/") or options["push"] is False, path
+SHARED = re.compile(
+    r"runs/[^/]+/(global\.safetensors|rounds\.csv|federation\.json)|reports/[^/]+/report/(metrics\.json|plots/\w+\.csv)"
+)
+"""What is of the whole federation: models of one site, pictures and scores of patients and pages that show them are not."""
+
+
+def pushed(stage):
+    """Paths of outputs that `dvc push` may send to the default remote, or git holds."""
+    for kind in ("outs", "metrics", "plots"):
+        for entry in stage.get(kind, []):
+            path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+            if options.get("push", True):
+                yield path
+
+
+def test_what_is_of_patients_or_of_one_site_is_never_pushed(stages):
+    found = [path for its in stages.values() for stage in its.values() for path in pushed(stage)]
+
+    assert [path for path in found if not SHARED.fullmatch(path)] == []
+    assert len(found) == 7 * len(stages), "three of a run, four of its report"
+
+
+@pytest.mark.parametrize("study", ["fedgin-real", "iopfl-real"])
+def test_studies_on_real_patients_push_nothing_but_their_results(repository, study):
+    found = [path for name, _, stage in study_stages(repository) if name == study for path in pushed(stage)]
+
+    assert found == [f"studies/{study}/results"]
 
 
 def test_nothing_is_kept_between_runs_behind_the_back_of_dvc(stages):
