@@ -32,6 +32,7 @@ def bare(federation: Federation) -> tuple[float, dict[str, str]]:
     from fedsilo import seeds
     from fedsilo.federation import aggregation, inside, states, updates
     from fedsilo.segmentation import network, training, validation
+    from tasks import rounds
 
     torch.set_num_threads(1)
     params = federation.params.federate

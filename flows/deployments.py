@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import Flow, get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
@@ -25,7 +26,7 @@ from fedsilo import params as params_module
 from fedsilo import sections
 from fedsilo.errors import ParamsError
 from fedsilo.sections import Section
-from flows import checkpoint, cli, environment, reproduce, retrain, stage
+from flows import checkpoint, cli, environment, notices, reproduce, retrain, stage
 from tasks import slots
 
 LISTING = Path("prefect.yaml")
@@ -40,7 +41,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
 HEARTBEAT_SECONDS = 30
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS
 ZOMBIES = "fedsilo: crashed without a word"
-ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")
+ENDS = ("Completed", notices.WAITING, "Failed", "Cancelled", "Crashed", "TimedOut")
 
 
 class Timing(Section):
@@ -106,23 +107,30 @@ def read(listing: Path) -> list[Deployment]:
 
 
 def set_up(num_devices: int) -> None:
-    """Make a global concurrency limit a device, and the automation that calls a run crashed whose heartbeat stopped."""
+    """Make a global concurrency limit a device, and the automation that calls a run crashed whose heartbeat stopped.
+
+    It tells people through the block that failed runs use, if there is one by now.
+    """
     with get_client(sync_client=True) as api:
         for index in range(num_devices):
             api.upsert_global_concurrency_limit_by_name(slots.name(index), 1)
-        known = api.read_automations_by_name(ZOMBIES)
+        known, wanted = api.read_automations_by_name(ZOMBIES), zombies(told_by=notices.block_id(api))
         if known:
-            api.update_automation(known[0].id, zombies())
+            api.update_automation(known[0].id, wanted)
         else:
-            api.create_automation(zombies())
+            api.create_automation(wanted)
 
 
-def zombies(silent_seconds: int = SILENT_SECONDS) -> AutomationCore:
+def zombies(silent_seconds: int = SILENT_SECONDS, told_by: UUID | None = None) -> AutomationCore:
     """Describe the automation: a run that gave a heartbeat and neither gives another nor ends is crashed.
 
     Args:
         silent_seconds: How long that may take; more than the seconds between two heartbeats.
+        told_by: Id of the notification block that says so; None tells nobody.
     """
+    crashed = ChangeFlowRunState(
+        state=StateType.CRASHED, name="Crashed", force=False, message=f"no heartbeat for {silent_seconds} s"
+    )
     heartbeat = "prefect.flow-run.heartbeat"
     return AutomationCore(
         name=ZOMBIES,
@@ -136,11 +144,7 @@ def zombies(silent_seconds: int = SILENT_SECONDS) -> AutomationCore:
             threshold=1,
             within=timedelta(seconds=silent_seconds),
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, name="Crashed", force=False, message=f"no heartbeat for {silent_seconds} s"
-            )
-        ],
+        actions=[crashed] if told_by is None else [crashed, notices.of_silence(told_by)],
     )
 
 

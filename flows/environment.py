@@ -48,7 +48,8 @@ def set_defaults() -> None:
 def workspace(asked: str) -> Path:
     """Say in which folder a flow works.
 
-    Who may start runs of deployments through the server may not choose it: a graph in it names commands.
+    Who may start runs of deployments through the server may not choose it: a graph in it names commands. A process that
+    serves names its folders in ``WORKSPACES``, and asks nobody whether a run is of a deployment.
 
     Args:
         asked: The flow's parameter.
@@ -58,7 +59,10 @@ def workspace(asked: str) -> Path:
     """
     from prefect.runtime import deployment
 
-    if deployment.id is not None and asked not in os.environ.get(WORKSPACES, ".").split(os.pathsep):
+    served = os.environ.get(WORKSPACES)
+    if served is None and deployment.id is not None:
+        served = "."
+    if served is not None and Path(asked).resolve() not in {Path(folder).resolve() for folder in served.split(os.pathsep)}:
         raise ParamsError(f"a run of a deployment may not choose its workspace, {asked!r}")
     return Path(asked)
 

@@ -1,4 +1,4 @@
-"""Import one hospital's export as a site of a cohort: any layout in, de-identified nnU-Net raw layout out, versioned by DVC."""
+"""Import one hospital's export as a site of a cohort: any layout in, de-identified nnU-Net raw layout out, under DVC and git."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from fedsilo import params as params_module
 from fedsilo.cohort import roster as rosters
 from fedsilo.errors import ParamsError
 from flows import cli, environment, server
-from tasks import arrivals, ingest, locks, paths, repro, workers
+from tasks import arrivals, ingest, locks, paths, repro, versions, workers
 from tasks.ingest import Ingestion, Request
 
 DESCRIPTION = __doc__
@@ -34,7 +34,7 @@ def ingest_site(ingestion: Ingestion) -> None:
 
 @flow(name="announce", flow_run_name="announce {site}", persist_result=False)
 def announce(url: str, cohort: str, site: str) -> None:
-    """Tell a server that a site's data are there, versioned: retraining may start."""
+    """Tell a server that a site's data are there, versioned and committed: retraining may start."""
     arrivals.announce(url, cohort, site)
 
 
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--strict", action="store_true", help="import nothing if a case would be left out")
     made.add_argument("--update", action="store_true", help="import again and replace the site's folder")
     made.add_argument("--no-dvc", action="store_true", help="leave the folder unversioned")
+    made.add_argument("--no-commit", action="store_true", help="leave the commit of what is versioned to me, and tell no server")
     made.add_argument("--remote", metavar="NAME", help="the one DVC remote that this site's data may be pushed to")
     made.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: %(default)s)")
     made.add_argument("--workspace", type=Path, default=Path(), help="folder that holds data/ and keys/ (default: here)")
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def body(options: argparse.Namespace) -> None:
-    """Check the command, run the flow, version the folder and say what the cohort file needs.
+    """Check the command, run the flow, version the folder, commit that and say what the cohort file needs.
 
     Raises:
         ParamsError: A name, file or combination of options is wrong.
@@ -84,6 +85,8 @@ def body(options: argparse.Namespace) -> None:
         raise ParamsError(
             f"cohort {vocabulary.name} is made of phantoms, which would overwrite the site; make a cohort of your own"
         )
+    if options.no_dvc and options.no_commit:
+        raise ParamsError("--no-commit is for a folder that is versioned; leave --no-dvc out")
     if options.no_dvc and options.remote:
         raise ParamsError("--remote needs the folder to be versioned; leave --no-dvc out")
     folder = options.out or options.workspace / "data" / "raw" / vocabulary.name / options.site
@@ -99,6 +102,8 @@ def body(options: argparse.Namespace) -> None:
     )
     if not options.no_dvc:
         repro.check_versioning(options.workspace, folder, options.remote)
+        if not options.no_commit:
+            versions.check_identity(options.workspace)
     request = Request(options.source, options.layout, tuple(options.label), options.modality, options.sequence)
     with locks.hold_folder(records):
         ingest.ask(request, ingestion)
@@ -106,11 +111,23 @@ def body(options: argparse.Namespace) -> None:
             ingest_site(ingestion)
         if not options.no_dvc:
             tracked = repro.version_folder(options.workspace, folder, remote=options.remote)
-            sys.stdout.write(f"versioned: commit {tracked}\n")
+            _commit(options, tracked)
         url = os.environ.get("PREFECT_API_URL") or server.find()
-        if url:  # a server that ends with this command would start nothing
+        # a server that ends with this command would start nothing, and a run refuses data that no commit names
+        if url and not options.no_commit:
             announce(url, vocabulary.name, options.site)
     sys.stdout.write(ingest.line(ingestion, options.workspace / rosters.data_root(vocabulary, params)))
+
+
+def _commit(options: argparse.Namespace, tracked: Path) -> None:
+    """Commit which data the site has now, unless that is left to whoever called."""
+    if options.no_commit:
+        sys.stdout.write(f"versioned: commit {tracked}\n")
+        return
+    root = options.workspace.resolve()
+    if not versions.is_committed(root, root / tracked):
+        versions.commit_paths(root, [root / tracked], f"Data of {options.site}")
+    sys.stdout.write(f"versioned: {tracked} is committed\n")
 
 
 def _label(text: str) -> tuple[str, int]:

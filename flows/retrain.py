@@ -6,16 +6,32 @@ Exit code 0: the model is in use. 3: nothing to do. 4: the champion stays. 5: pe
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
+from prefect.states import Completed
 
+from fedsilo import files
+from fedsilo.cohort import roster as rosters
 from flows import cli, environment, notices, retraining
 from flows.retraining import Ending, Order
 from tasks import repro
 
-KEY, TAG_KEY = "FEDSILO_PROMOTER_KEY", "FEDSILO_TAG_KEY"
-"""Variables with the files of the promoter's key and of the key that signs tags; runs of deployments have no other way."""
+if TYPE_CHECKING:
+    from prefect import Flow, State
+    from prefect.client.schemas.objects import FlowRun
+
+KEY, TAG_KEY, AUDITED = "FEDSILO_PROMOTER_KEY", "FEDSILO_TAG_KEY", "FEDSILO_AUDITED"
+"""Variables with the files of the promoter's key, of the key that signs tags and of scores of labelled cases in use; runs of
+deployments have no other way."""
+
+
+def _tell_who_must_answer(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
+    """Send that a run waits for persons; a flow's hook."""
+    if state.name == notices.WAITING:
+        notices.tell(flow, flow_run, state)
 
 
 @flow(
@@ -24,9 +40,10 @@ KEY, TAG_KEY = "FEDSILO_PROMOTER_KEY", "FEDSILO_TAG_KEY"
     timeout_seconds=notices.LONGEST_SECONDS,
     on_failure=[notices.tell],
     on_crashed=[notices.tell],
+    on_completion=[_tell_who_must_answer],
     persist_result=False,
 )
-def retrain(cohort: str = "demo", manual: str = "", wait_minutes: int = 0) -> str:
+def retrain(cohort: str = "demo", manual: str = "", upstream: str = "", wait_minutes: int = 0) -> "State[str]":
     """Retrain a federation as a whole, in the folder that this process serves.
 
     Plan, params and keys are those of that folder and of the process: who may start runs may not choose them.
@@ -34,6 +51,7 @@ def retrain(cohort: str = "demo", manual: str = "", wait_minutes: int = 0) -> st
     Args:
         cohort: Name of a file in ``cohorts/``, without its ending.
         manual: Why a person asks for it; empty for a schedule.
+        upstream: What changed in code, libraries or base models; empty if nothing did.
         wait_minutes: For persons to answer in the form of the paused run; 0: nobody is asked there.
 
     Raises:
@@ -46,11 +64,23 @@ def retrain(cohort: str = "demo", manual: str = "", wait_minutes: int = 0) -> st
         cohort=Path("cohorts") / f"{cohort}.yaml",
         workspace=folder,
         manual=manual,
+        upstream=upstream,
+        audited=environment.file_of(AUDITED),
         key=environment.file_of(KEY),
         tag_key=environment.file_of(TAG_KEY),
         wait_seconds=60 * wait_minutes,
     )
-    return retraining.retrain_once(order).text
+    seen, ending = _data(order), retraining.retrain_once(order)
+    # the run that these data would have started was cancelled, as this one was under way
+    while ending.code != retraining.WAITS and (found := _data(order)) != seen:
+        seen, ending = found, retraining.retrain_once(replace(order, manual="", upstream=""))
+    return Completed(name=notices.WAITING if ending.code == retraining.WAITS else None, message=ending.text, data=ending.text)
+
+
+def _data(order: Order) -> dict[str, str]:
+    """Give the hashes of the files that name the data of the cohort's sites."""
+    name = rosters.load_vocabulary(order.workspace / order.cohort).name
+    return {path.name: files.sha256_file(path) for path in sorted((order.workspace / "data" / "raw" / name).glob("*.dvc"))}
 
 
 @flow(name="retrain here", flow_run_name="retrain {order.cohort.stem}", validate_parameters=False, persist_result=False)
@@ -70,7 +100,9 @@ def parser() -> argparse.ArgumentParser:
         "--manual", default="", metavar="WHY", help='ask for it, and say why: "KIND: WORDS" with a kind of the plan\'s reasons'
     )
     made.add_argument("--upstream", default="", metavar="WHAT", help="what changed in code, libraries or base models")
-    made.add_argument("--audited", type=Path, metavar="FILE", help="JSON with scores of labelled cases in use, by site")
+    made.add_argument(
+        "--audited", type=Path, metavar="FILE", help=f"JSON with scores of labelled cases in use, by site (default: {AUDITED})"
+    )
     made.add_argument("--version", default="", metavar="vX.Y.Z", help="of the model, if it is promoted (default: the next minor)")
     made.add_argument("--key", type=Path, metavar="FILE", help=f"private key: a promoter's (default: {KEY}, or the demo's)")
     made.add_argument("--tag-key", type=Path, metavar="FILE", help=f"ssh-ed25519 key that signs the tags (default: {TAG_KEY})")
@@ -89,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         workspace=options.workspace,
         manual=options.manual,
         upstream=options.upstream,
-        audited=options.audited,
+        audited=options.audited or environment.file_of(AUDITED),
         version=options.version,
         key=options.key or environment.file_of(KEY),
         tag_key=options.tag_key or environment.file_of(TAG_KEY),

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from prefect.exceptions import FlowPauseTimeout
@@ -14,7 +15,7 @@ from prefect.runtime import flow_run
 
 from fedsilo import files
 from fedsilo.audit import keys, releases
-from fedsilo.audit.events import Event
+from fedsilo.audit.events import UNANSWERED, Event
 from fedsilo.audit.register import Register
 from fedsilo.cohort import roster as rosters
 from fedsilo.cohort.roster import Roster
@@ -41,7 +42,7 @@ CODES = {cycle.PROMOTED: DONE, cycle.UNCHANGED: NO}
 """Of ends; of all others the champion stays."""
 SAID_NO = {
     "reject": (cycle.REJECTED, "a person rejected it"),
-    "nobody": (cycle.UNANSWERED, "nobody approved it in time, which is a no"),
+    "nobody": (UNANSWERED, "nobody approved it in time, which is a no"),
 }
 DEMO_PROMOTER = "demo-promoter"
 
@@ -295,7 +296,7 @@ def _ask(work: Work, decision: Event, candidate: str, verdict: Path) -> str | No
 
     def answered() -> str | None:
         with _trail(work) as scribe:
-            return cycle.answer(scribe, decision, candidate)
+            return cycle.answer(scribe, decision, candidate, timedelta(hours=work.plan.approval.within_hours))
 
     if (found := answered()) or not work.order.wait_seconds:
         return found
@@ -303,8 +304,7 @@ def _ask(work: Work, decision: Event, candidate: str, verdict: Path) -> str | No
     told = ""
     while (found := answered()) is None:
         try:
-            seconds = deadline - time.monotonic()
-            record = approval_form.ask(work.roster.name, candidate, verdict, told, seconds=seconds)
+            record = approval_form.ask(work.roster.name, candidate, verdict, told, seconds=deadline - time.monotonic())
         except FlowPauseTimeout:
             return answered() or "nobody"
         told = record if isinstance(record, str) else approving.taken(work.paths.audit, record)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fedsilo.audit import releases, verifier
-from fedsilo.audit.events import INCONCLUSIVE, PASS, Decision, Subject
+from fedsilo.audit.events import INCONCLUSIVE, PASS, RETRAIN_END, Decision, Subject
 from fedsilo.audit.order_checks import OVERRIDE
 from fedsilo.audit.state import Candidate
 from fedsilo.errors import DataError
@@ -14,16 +15,16 @@ from tasks.audit import Books
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import timedelta
     from pathlib import Path
 
     from fedsilo.audit.events import Event
     from tasks.release_paths import ReleasePaths
     from tasks.trails import Scribe
 
-END = "retrain.end"
-PROMOTED, UNCHANGED, FAILED, KEPT, REJECTED, UNANSWERED = "promoted", "unchanged", "failed", "kept", "rejected", "unanswered"
-"""How a retraining ends: its model is in use; it is the one in use; the gate failed it; the gate was not sure; a person said no;
-nobody answered in time."""
+PROMOTED, UNCHANGED, FAILED, KEPT, REJECTED = "promoted", "unchanged", "failed", "kept", "rejected"
+"""How a retraining ends beside ``UNANSWERED``: its model is in use; it is the one in use; the gate failed it; the gate was not
+sure; a person said no."""
 
 
 def opened_by(events: Iterable[Event]) -> Event | None:
@@ -35,7 +36,7 @@ def opened_by(events: Iterable[Event]) -> Event | None:
     for event in events:
         if event.kind != "retrain.decision" or event.decision is None:
             continue
-        if event.decision.gate == END:
+        if event.decision.gate == RETRAIN_END:
             found = None
         elif event.decision.verdict == "yes":
             found = found or event
@@ -52,7 +53,7 @@ def end(scribe: Scribe, how: str, text: str, *, model: str, name: str) -> None:
         model: Hash of its candidate.
         name: Of the candidate, ``<run>/global``.
     """
-    scribe.append("retrain.decision", text, subject=Subject("model", name, after=model), decision=Decision(END, how))
+    scribe.append("retrain.decision", text, subject=Subject("model", name, after=model), decision=Decision(RETRAIN_END, how))
 
 
 def champion(scribe: Scribe, federation: str) -> str | None:
@@ -103,19 +104,33 @@ def _about(event: Event, model: str) -> bool:
     return event.subject is not None and event.subject.after == model
 
 
-def answer(scribe: Scribe, opened: Event, model: str) -> str | None:
-    """Say what persons answered since a retraining was opened: ``approve`` if enough did, ``reject`` if one did, None so far.
+def answer(scribe: Scribe, opened: Event, model: str, within: timedelta) -> str | None:
+    """Say what persons answered since a retraining was opened.
 
     Signatures and persons were checked when the answers were appended; what was said before the retraining does not count.
+
+    Args:
+        scribe: Of the federation's open trail.
+        opened: The decision that opened it.
+        model: Hash of the candidate.
+        within: How long after the gate's verdict they may answer.
+
+    Returns:
+        ``approve`` if enough did in time, ``reject`` if one did, ``nobody`` if too few did in time, None so far.
     """
     told = scribe.events("gate.verdict", "approve", "reject")
     given = [event for event in told if event.kind != "gate.verdict" and event.seq > opened.seq and _about(event, model)]
-    if is_rejected(told, verdict_since(told, opened, model) or opened, model):
+    asked = verdict_since(told, opened, model) or opened
+    if is_rejected(told, asked, model):
         return "reject"
     candidate = scribe.opened.state.candidates.get(model, Candidate())
-    keys = {str(event.attached["key"]) for event in given if event.kind == "approve" and event.attached}
+    deadline = datetime.fromisoformat(asked.ts) + within
+    approved = [event for event in given if event.kind == "approve" and datetime.fromisoformat(event.ts) <= deadline]
+    keys = {str(event.attached["key"]) for event in approved if event.attached}
     lately = {scribe.register[key].entry.actor for key in keys} & set(candidate.approvers)
-    return "approve" if len(lately) >= needed(scribe, model) else None
+    if len(lately) >= needed(scribe, model):
+        return "approve"
+    return "nobody" if datetime.now(UTC) > deadline else None
 
 
 def needed(scribe: Scribe, model: str) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo.audit.events import CHAMPION, Artifact, Decision, Subject
@@ -96,6 +97,11 @@ def judge(question: Question) -> Path:
     files.write_text(path, text)
     _tell(question, found, path)
     get_run_logger().info("%s: %s", found.verdict, path)
+    create_markdown_artifact(
+        key=f"gate-{question.paths.artifact_suffix}",
+        markdown=f"```\n{summary(path)[1]}```\n",
+        description=f"{found.verdict}: {question.candidate.name}",
+    )
     return path
 
 

@@ -46,14 +46,14 @@ def push_models(workspace: Path, paths: Sequence[Path]) -> list[Path]:
     """Push tracked files that have a remote, their own or the default one; say which these are.
 
     Raises:
-        UnreachableError: A remote could not be reached; the same again may succeed.
+        UnreachableError: A remote could not be reached, four times.
         FedsiloError: dvc failed.
     """
     has_default = transfers.has_default(workspace)
     outs = {path: repro.output_of(tracked_by(path)) for path in paths}
     pushed = [path for path, out in outs.items() if out.get("push", True) and ("remote" in out or has_default)]
     if pushed:
-        transfers.transfer(workspace, "push", [str(tracked_by(path).relative_to(workspace)) for path in pushed])
+        transfers.insist(workspace, "push", [str(tracked_by(path).relative_to(workspace)) for path in pushed])
     return pushed
 
 

@@ -131,14 +131,14 @@ def push(work: Work) -> None:
 
 
 def commit(work: Work) -> None:
-    """Commit the release, the graph's lock file and the checkpoints, which git then keeps for the log."""
+    """Commit the release and the checkpoints, which git then keeps for the log; of a promotion the run's lock and metrics too."""
     paths, plan = work.paths, work.plan
     if versions.is_committed(paths.workspace, paths.champion):
         return
     kept = [work.folder, paths.champion, paths.audit.founding, paths.audit.checkpoints_dir(FEDERATION_LOG)]
-    lock = (work.run or paths.run(paths.federation)).lock_file
+    made = [] if work.run is None else [work.run.lock_file, work.run.report_dir / "metrics.json"]
     message = f"{releases.name_of(paths.federation)} {plan.version} is in use: {plan.action} {plan.number}"
-    versions.commit_paths(paths.workspace, [*kept, *([lock] if lock.is_file() else [])], message)
+    versions.commit_paths(paths.workspace, [*kept, *(path for path in made if path.is_file())], message)
 
 
 def register(work: Work) -> None:

@@ -10,8 +10,8 @@ from fedsilo.errors import FedsiloError
 from tasks import repro, transfers
 from tasks.transfers import UnreachableError
 
-RETRIES = 3
-DELAYS_SECONDS = [5.0, 30.0, 120.0]
+RETRIES = len(transfers.WAITS_SECONDS)
+DELAYS_SECONDS = list(transfers.WAITS_SECONDS)
 
 
 def is_passing(task: "Task[..., object]", run: TaskRun, state: "State[object]") -> bool:  # noqa: ARG001  # Prefect's names

@@ -9,7 +9,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.federation import Federation
@@ -42,6 +42,12 @@ def build_report(federation: Federation, stopped: tuple[str, ...]) -> Path:
         key=f"report-{paths.artifact_suffix}",
         markdown=f"Report of {paths.run}: `{path}`\n\n```\n{headline}```\n",
         description=f"Headline of {paths.run}",
+    )
+    create_link_artifact(
+        key=f"report-page-{paths.artifact_suffix}",
+        link=path.resolve().as_uri(),
+        link_text="report",
+        description=f"Report of {paths.run}",
     )
     get_run_logger().info("%s", path)
     return path

@@ -1,6 +1,8 @@
 """What DVC sends to its remotes and fetches from them; a network that fails for a moment is told from all that stays as it is."""
 
+import logging
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,10 @@ from fedsilo.errors import FedsiloError
 from tasks import repro
 
 Direction = Literal["push", "pull"]
+LOGGER = logging.getLogger("fedsilo.transfers")
+
+WAITS_SECONDS = (5.0, 30.0, 120.0)
+"""How long to wait before each new try when the network failed."""
 
 PASSING = re.compile(
     r"could not connect to the endpoint|(connect|read) timeout on endpoint|connection (was closed|refused|reset|aborted)"
@@ -43,6 +49,22 @@ def transfer(workspace: Path, direction: Direction, targets: Sequence[str], *opt
         if PASSING.search(str(error)):
             raise UnreachableError(str(error)) from error
         raise
+
+
+def insist(workspace: Path, direction: Direction, targets: Sequence[str]) -> str:
+    """Transfer, and try again after each of ``WAITS_SECONDS`` when the network fails: for what is no task of a flow.
+
+    Raises:
+        UnreachableError: The network failed each time.
+        FedsiloError: dvc failed for another reason; that is not tried again.
+    """
+    for wait in WAITS_SECONDS:
+        try:
+            return transfer(workspace, direction, targets)
+        except UnreachableError as error:
+            LOGGER.warning("%s; again in %g s", error, wait)
+            time.sleep(wait)
+    return transfer(workspace, direction, targets)
 
 
 def has_default(workspace: Path) -> bool:

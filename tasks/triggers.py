@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from fedsilo import files
@@ -88,6 +89,11 @@ def decide(question: Question) -> Path:
     path = files.write_text(paths.decisions_dir / f"{name}.json", text)
     _tell(scribe, path, verdict=decision.verdict, text=f"{decision.verdict}: {decision.why}", reports=reports, question=question)
     get_run_logger().info("%s: %s, %s", decision.verdict, decision.why, path)
+    create_table_artifact(
+        key=f"retraining-{question.paths.artifact_suffix}",
+        table=[{"site": entry.site, "known": entry.known, "new": entry.new} for entry in evidence.news],
+        description=f"{decision.verdict}: {decision.why}",
+    )
     return path
 
 

@@ -30,12 +30,15 @@ def commit(folder: Path, *paths: str) -> tuple[str | None, bool]:
 def changed(folder: Path) -> list[str]:
     """List the tracked files of a repository that differ from its last commit, but for what phases and promotions write.
 
+    ``.dvc`` files are listed also if git has never seen them: they name data.
+
     Raises:
         DataError: git failed.
     """
     skipped = (*MADE, ":(exclude)audit", ":(exclude)releases")
-    told = _read(folder, "status", "--porcelain", "-z", "--untracked-files=no", "--", ".", *skipped).decode(errors="replace")
-    return sorted(entry[3:] for entry in told.split("\0") if entry[3:])
+    asked = (("--untracked-files=no", "--", "."), ("--untracked-files=all", "--", ":(glob)**/*.dvc"))
+    told = [_read(folder, "status", "--porcelain", "-z", *which, *skipped).decode(errors="replace") for which in asked]
+    return sorted({entry[3:] for part in told for entry in part.split("\0") if entry[3:]})
 
 
 def environment(lock: Path) -> Environment:
@@ -89,6 +92,16 @@ def check_repository(folder: Path) -> None:
         DataError: It is in none.
     """
     _read(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+
+
+def check_identity(folder: Path) -> None:
+    """Refuse a folder in which nothing can be committed: it is in no git repository, or git does not know who commits.
+
+    Raises:
+        DataError: So it is.
+    """
+    _read(folder, "rev-parse", "--is-inside-work-tree")
+    _read(folder, "var", "GIT_COMMITTER_IDENT")
 
 
 def is_committed(folder: Path, path: Path) -> bool:

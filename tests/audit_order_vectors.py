@@ -301,6 +301,25 @@ def still_open():
     return judged().approve("first", by="carol", decision="reject").approve("first", created="2026-01-01T00:01:00.000000Z")
 
 
+def out_of_time(story):
+    """A retraining ends without an answer about its candidate."""
+    decision = Decision("retrain.end", "unanswered")
+    return story.add(Draft("retrain.decision", WHY, subject=model("first"), decision=decision))
+
+
+@vector
+def approved_since__nobody_answered_in_time():
+    """One of two said yes before the time was over; kept back, it counts no more."""
+    story = out_of_time(judged())
+    story.add(Draft("gate.verdict", WHY, subject=model("first"), decision=Decision("gate", "pass", hash_of("gate"))))
+    return story.approve("first")
+
+
+@vector
+def still_open__nobody_answered_in_time():
+    return out_of_time(judged()).approve("first", created="2026-01-01T00:01:00.000000Z")
+
+
 @vector
 def compared_with_champion():
     """Another model went into use since the verdict."""

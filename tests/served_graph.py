@@ -61,9 +61,9 @@ def listing():
     return yaml.safe_load((serving.ROOT / "prefect.yaml").read_text())["deployments"]
 
 
-def entry(name, **changes):
-    """Give the deployment of the report's stage that prefect.yaml has, under another name and with changes."""
-    (found,) = [deployment for deployment in listing() if deployment["name"] == "report"]
+def entry(name, of="report", **changes):
+    """Give a deployment that prefect.yaml has, that of the report's stage if no other is named, under another name and changed."""
+    (found,) = [deployment for deployment in listing() if deployment["name"] == of]
     return found | {"name": name, **changes}
 
 
@@ -73,11 +73,12 @@ class Standing(serving.Served):
 
     server: subprocess.Popen
     mark: str
+    flow: str
 
     def deployment(self, name):
-        """Read a deployment of the report's stage from the server."""
+        """Read a deployment of the flow from the server."""
         with self.api() as api:
-            return api.read_deployment_by_name(f"stage/{name}")
+            return api.read_deployment_by_name(f"{self.flow}/{name}")
 
     def start_run(self, name, **parameters):
         """Ask the server for a run, whatever it thinks of the parameters; give its id."""
@@ -118,8 +119,8 @@ class Standing(serving.Served):
             self.process.wait(timeout=10)
 
 
-def start(folder, workspace, deployments):
-    """Serve deployments in a workspace; the caller ends both processes."""
+def start(folder, workspace, deployments, flow="stage"):
+    """Serve deployments of a flow in a workspace; the caller ends both processes."""
     home, port = folder / "home", serving.free_port()
     (folder / "prefect.yaml").write_text(yaml.safe_dump({"deployments": deployments}))
     shutil.copy(serving.ROOT / "params.yaml", folder)
@@ -145,5 +146,5 @@ def start(folder, workspace, deployments):
     mark = f"FEDSILO_TEST_MARK={folder}"
     variables |= {"PREFECT_API_URL": url, "FEDSILO_TEST_MARK": str(folder)}
     options = ["--listing", str(folder / "prefect.yaml"), "--params", str(folder / "params.yaml")]
-    process = run("serve", variables, f"serving stage/{deployments[-1]['name']}", *options)
-    return Standing(process, url, home, server, mark)
+    process = run("serve", variables, f"serving {flow}/{deployments[-1]['name']}", *options)
+    return Standing(process, url, home, server, mark, flow)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fedsilo.audit import forms, merkle
 from fedsilo.audit.documents import Change
-from fedsilo.audit.events import CHAMPION, CHANGE_KINDS, KEY_KINDS, Event
+from fedsilo.audit.events import CHAMPION, CHANGE_KINDS, KEY_KINDS, RETRAIN_END, UNANSWERED, Event
 from fedsilo.audit.register import Anchor, KeyEntry, KeyRecord
 from fedsilo.audit.state import Candidate, Champion, State, Step
 
@@ -84,7 +84,7 @@ def _follow_model(state: State, event: Event, person: str) -> State:
         candidate = Candidate(decision.verdict, decision.metrics_ref, rejected=candidate.rejected, champion=compared)
     elif event.kind == "approve":
         candidate = replace(candidate, approvers=tuple(sorted({*candidate.approvers, person})))
-    elif event.kind == "reject":
+    elif event.kind == "reject" or _is_out_of_time(event):
         candidate = replace(candidate, approvers=(), rejected=event.ts, ended=True)
     elif event.kind in ("promote", "rollback"):
         champion = state.champions.get(name, Champion(model, frozenset()))
@@ -93,3 +93,13 @@ def _follow_model(state: State, event: Event, person: str) -> State:
     elif event.kind != "evaluate":
         return state
     return replace(state, candidates=state.candidates.put(model, candidate))
+
+
+def _is_out_of_time(event: Event) -> bool:
+    """Say whether a retraining ended since nobody approved its candidate in time, which is a no."""
+    decision = event.decision
+    return (
+        event.kind == "retrain.decision"
+        and decision is not None
+        and (decision.gate, decision.verdict) == (RETRAIN_END, UNANSWERED)
+    )

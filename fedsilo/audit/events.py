@@ -24,6 +24,8 @@ CHANGE_KINDS = frozenset({"key.add", "key.revoke", "config.change", "log.rotate"
 KEY_KINDS = frozenset({"key.add", "key.revoke"})
 PASS, INCONCLUSIVE = "pass", "inconclusive"
 VERDICTS = (PASS, "fail", INCONCLUSIVE)
+RETRAIN_END, UNANSWERED = "retrain.end", "unanswered"
+"""Decision of a `retrain.decision` that closes a retraining, and how it ends whose candidate nobody approved in time."""
 CHAMPION = "champion"
 """Input of a `gate.verdict` or `deploy.shadow`: the model in use with which it compares; left out if none was."""
 

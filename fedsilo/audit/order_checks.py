@@ -238,7 +238,7 @@ def approved_since(step: Step) -> str | None:
 
 
 def still_open(step: Step) -> str | None:
-    """A model that was rejected is approved after another verdict only."""
+    """A model that was rejected, or that nobody approved in time, is approved after another verdict only."""
     candidate = step.state.candidates.get(step.model, Candidate())
     if step.event.kind != "approve" or not candidate.ended:
         return None

@@ -44,7 +44,8 @@ class Setting:
 class Candidate:
     """What has been said of a model: the gate's last verdict, who approved since, and when it was last rejected.
 
-    ``champion`` is the model with which the verdict compares it; ``ended`` says that it was rejected since the verdict.
+    ``champion`` is the model with which the verdict compares it; ``ended`` says that it was rejected since the verdict. To leave
+    a model unanswered until a retraining ends is to reject it.
     """
 
     verdict: str | None = None

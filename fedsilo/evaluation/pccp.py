@@ -143,11 +143,18 @@ class GateParams(Section):
         return max(self.min_patients, math.ceil(round(math.log(self.unseen) / math.log1p(-margin), 9)))
 
 
+class ApprovalParams(Section):
+    """How long persons have to answer."""
+
+    within_hours: Positive = Field(description="of the gate's verdict, after which no answer is a no")
+
+
 class Plan(Section):
     """The whole file."""
 
     changes: ChangeParams
     gate: GateParams
+    approval: ApprovalParams
     triggers: TriggerPolicy
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsilo import sections
+from fedsilo.audit import trail, verifier
 from fedsilo.cohort import roster as rosters
 from fedsilo.cohort.phantoms import cohort as phantoms
 from flows import cli, server
@@ -123,11 +124,10 @@ def export(scratch: Scratch, subjects: Mapping[str, int], changed: Mapping[str, 
 
 
 def bring_in(scratch: Scratch, sites: Sequence[str], *, update: bool) -> None:
-    """Import exports as sites, each versioned, and commit them."""
+    """Import exports as sites, each versioned and committed."""
     for site in sites:
         more = ["--update"] if update else []
         scratch.run("python", "-m", "flows.ingest", scratch.exports / site, "--site", site, "--cohort", COHORT, *more)
-    scratch.commit(f"Data of {', '.join(sites)}")
 
 
 def approve(scratch: Scratch, person: str, reason: str, *, missing: str | None = None) -> None:
@@ -142,6 +142,18 @@ def approve(scratch: Scratch, person: str, reason: str, *, missing: str | None =
 def retrain(scratch: Scratch, code: int, *more: str) -> str:
     """Give the one command of a retraining."""
     return scratch.run("python", "-m", "flows.retrain", "--cohort", COHORT, *more, code=code)
+
+
+def expect(scratch: Scratch, kind: str, verdict: str) -> None:
+    """See that the last event of a kind in the trail says so.
+
+    Raises:
+        StoryError: It says something else.
+    """
+    log = trail.read(scratch.repository / "audit" / NAME / "federation.jsonl")
+    said = [event.decision.verdict for event in verifier.read_events(log) if event.kind == kind and event.decision]
+    if said[-1:] != [verdict]:
+        raise StoryError(f"{kind} says {said[-1:]}, not {verdict}")
 
 
 def champion(scratch: Scratch, version: str) -> None:
@@ -182,11 +194,13 @@ def tell(scratch: Scratch, story: Mapping[str, Mapping[str, int]], scanners: Map
         export(scratch, story["drifted"], changed)
         bring_in(scratch, list(story["drifted"]), update=True)
         retrain(scratch, STAYS)
+        expect(scratch, "gate.verdict", "inconclusive")
         champion(scratch, "v1.0.0")
     with scratch.chapter("More cases at the other sites; the gate passes, a person signs"):
         export(scratch, story["more"], {})
         bring_in(scratch, list(story["more"]), update=True)
         retrain(scratch, WAITS)
+        expect(scratch, "gate.verdict", "pass")
         approve(scratch, "demo-approver", "no site loses, and it knows the new scanner")
         retrain(scratch, DONE, "--version", "v1.1.0")
         champion(scratch, "v1.1.0")

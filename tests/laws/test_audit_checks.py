@@ -53,6 +53,15 @@ def rejected(story):
     return story.candidate("first").approve("first", created=LATER).promote("first")
 
 
+def ended_and_asked_again(story):
+    """A retraining that the gate ended closes nothing; one that nobody answered is asked about again after another verdict."""
+    kept, unanswered = (Decision("retrain.end", how) for how in ("kept", "unanswered"))
+    first = Subject("model", "global", after=tale.hash_of("first"))
+    story.candidate("first").add(Draft("retrain.decision", WHY, subject=first, decision=kept)).approve("first")
+    story.add(Draft("retrain.decision", WHY, subject=first, decision=unanswered))
+    return story.candidate("first").approve("first", created=LATER).promote("first")
+
+
 def overridden(story):
     """Two persons may answer for a model whose verdict is inconclusive."""
     story.candidate("first", "inconclusive").approve("first", missing="4 patients of site-b, 6 are needed")
@@ -139,6 +148,7 @@ def two_changes_at_once(story):
     "go_on",
     [
         rejected,
+        ended_and_asked_again,
         overridden,
         submitted_again,
         submitted_in_the_next_run,

@@ -17,7 +17,7 @@ def listed(repository):
     return deployments.read(repository / "prefect.yaml")
 
 
-FREE = {"cohort", "study", "stage", "federation", "manual", "wait_minutes", "share"}
+FREE = {"cohort", "study", "stage", "federation", "manual", "upstream", "wait_minutes", "share"}
 """What who starts runs may choose; beside it a workspace, which is refused unless the listing names it."""
 
 
@@ -84,6 +84,8 @@ def test_they_deploy_to_a_server(repository, listed, prefect_backend, tmp_path):
         assert made.parameters == deployment.parameters
         assert [schedule.slug for schedule in made.schedules] == [timing.slug for timing in deployment.schedules]
     assert found["nightly"].schedules[0].schedule.timezone == "UTC"
-    (automation,) = [automation for automation in automations if automation["name"].startswith("nightly")]
-    assert automation["trigger"]["expect"] == ["fedsilo.data.accepted"]
-    assert "event.payload.cohort" in str(automation["actions"])
+    for name in ("kidneys", "liver"):
+        (automation,) = [automation for automation in automations if automation["name"].startswith(name)]
+        assert automation["trigger"]["expect"] == ["fedsilo.data.accepted"]
+        assert automation["trigger"]["match"] == {"prefect.resource.id": f"fedsilo.site.{name}.*"}
+        assert found[name].parameters["cohort"] == name

@@ -1,5 +1,6 @@
 """Two hospitals' exports become sites of a cohort through the command, and the cohort is prepared from them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,16 +73,30 @@ def test_an_unknown_organ_stops_before_anything_is_written(cohort, tmp_path, pre
     assert not (cohort.folder / "data").exists()
 
 
-def test_a_server_is_told_of_a_site_once_it_is_versioned(cohort, inbox, tmp_path, prefect_backend, monkeypatch):
+def git(cohort, *arguments):
+    return subprocess.run(["git", *arguments], cwd=cohort.folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_server_is_told_of_a_site_once_it_is_versioned_and_committed(cohort, inbox, tmp_path, prefect_backend, monkeypatch):
     url, received, _ = inbox
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=cohort.folder, check=True, capture_output=True)
+    git(cohort, "init", "-q")
+    git(cohort, "config", "user.useConfigOnly", "true")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=cohort.folder, check=True, capture_output=True)
     source = raw_source.msd(tmp_path / SECRET / "msd", 2, shift=100)
     monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    order = [str(source), "--site", "mr", *cohort.arguments()]
 
-    assert ingest.main([str(source), "--site", "mr", *cohort.arguments()]) == 0
+    assert ingest.main(order) == 1, "git does not know whose commit it would be"
+    assert not (cohort.folder / "data").exists()
+    git(cohort, "config", "user.email", "test@example.org")
+    git(cohort, "config", "user.name", "test")
+    assert ingest.main([*order, "--no-commit"]) == 0
+    assert received == []
+    assert ingest.main([*order, "--update"]) == 0
 
-    assert (cohort.folder / "data/raw/two/mr.dvc").is_file()
+    assert git(cohort, "log", "--format=%s") == "Data of mr\n"
+    assert git(cohort, "show", "--format=", "--name-only") == "data/raw/two/mr.dvc\n"
     ((event,),) = received
     assert event["event"] == "fedsilo.data.accepted"
     assert (event["resource"]["prefect.resource.id"], event["payload"]) == ("fedsilo.site.two.mr", {"cohort": "two"})

@@ -7,19 +7,17 @@ import serving
 from prefect import Task, flow
 from serving import processes_with
 
-from flows import notices
+from fedsilo.errors import ParamsError
+from flows import deployments, notices
 from tasks import arrivals
 
 
 @pytest.fixture
 def block(prefect_backend, inbox):
     """A notification block that sends to the inbox, named by the variable."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
     from prefect.variables import Variable
 
-    made = CustomWebhookNotificationBlock(name="inbox", url=inbox[0], json_data={"text": "{{body}}", "title": "{{subject}}"})
-    made.save("fedsilo-test", overwrite=True)
-    Variable.set(notices.VARIABLE, "custom-webhook/fedsilo-test", overwrite=True)
+    serving.tell_through(inbox[0])
     yield inbox[1]
     Variable.unset(notices.VARIABLE)
 
@@ -60,6 +58,34 @@ def test_a_run_that_takes_too_long_is_ended_with_all_it_started(block, tmp_path,
     assert [text["title"] for text in block] == ["fedsilo: TimedOut"]
     ours = [process for process in processes_with(f"FEDSILO_TEST_MARK={tmp_path}") if "dvc" in process[1]]
     assert ours == []
+
+
+def test_the_automation_of_silent_runs_tells_through_the_same_block(block):
+    from prefect import get_client
+
+    with get_client(sync_client=True) as api:
+        deployments.set_up(0)
+        (found,) = api.read_automations_by_name(deployments.ZOMBIES)
+        wanted = api.read_block_document_by_name("fedsilo-test", "custom-webhook").id
+    assert [action.type for action in found.actions] == ["change-flow-run-state", "send-notification"]
+    assert found.actions[1].block_document_id == wanted
+
+
+def test_a_block_that_is_not_there_is_said_when_serving_starts(block):
+    from prefect.variables import Variable
+
+    Variable.set(notices.VARIABLE, "slack-webhook/nothere", overwrite=True)
+    with pytest.raises(ParamsError, match="names 'slack-webhook/nothere', and there is no such block"):
+        deployments.set_up(0)
+
+
+def test_the_automation_tells_nobody_without_a_block(prefect_backend):
+    from prefect import get_client
+
+    with get_client(sync_client=True) as api:
+        deployments.set_up(0)
+        (found,) = api.read_automations_by_name(deployments.ZOMBIES)
+    assert [action.type for action in found.actions] == ["change-flow-run-state"]
 
 
 @flow(name="announcing")

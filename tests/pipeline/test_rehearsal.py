@@ -1,6 +1,8 @@
 """The story of `make demo-retrain`, from hospitals' exports to a model that comes back, on images of a few voxels."""
 
+import hashlib
 import importlib.util
+import subprocess
 
 import yaml
 from tiny_run import ROOT, TINY
@@ -51,4 +53,11 @@ def test_a_federation_lives_through_the_whole_story(tmp_path, prefect_backend, c
         ("rollback", "v1.0.0"),
     ]
     assert "drift" in told.out
+    kept, lock = (
+        subprocess.run(
+            ["git", "show", f"model-rehearsal@v1.1.0:{path}"], cwd=folder / "repository", check=True, capture_output=True
+        )
+        for path in ("reports/rehearsal/report/metrics.json", "cohorts/dvc.lock")
+    )
+    assert hashlib.md5(kept.stdout, usedforsecurity=False).hexdigest() in lock.stdout.decode(), "metrics of the version's own run"
     assert told.out.count("is flipped") == 2

@@ -8,15 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
+import served_graph
+import serving
 import yaml
 from tiny_run import hashes
 
 from fedsilo import files
 from fedsilo.errors import DataError, OutputError, ParamsError
 from flows import approve, audit, champion, retrain, retraining
-from tasks import locks
+from tasks import cycle, locks
+from tasks.release_paths import ReleasePaths
 
 FIRST, SECOND = "demo--s42", "demo--s7"
 COPY = "python -c \"import shutil; shutil.copytree({}, '{}', dirs_exist_ok=True)\""
@@ -207,6 +212,69 @@ def test_a_process_that_was_killed_goes_on_with_what_it_promoted_and_trains_noth
     assert files.sha256_file(begun.folder / "runs" / "demo" / "global.safetensors") in promoted
 
 
+@pytest.fixture
+def served(begun, tmp_path):
+    """The nightly deployment, served in a repository with a model in use; its schedule fires every few seconds."""
+    (begun.folder / "cohorts").mkdir()
+    shutil.copy(begun.cohort, begun.folder / "cohorts" / "demo.yaml")
+    hand_out(begun, SECOND)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    often = served_graph.entry(
+        "often", of="nightly", triggers=[], schedules=[{"interval": 8, "timezone": "UTC", "slug": "often"}]
+    )
+    started = served_graph.start(folder, begun.folder, [often], flow="retrain")
+    yield started
+    started.end()
+
+
+def test_served_and_killed_between_steps_its_schedule_goes_on_and_promotes_once(begun, served):
+    log = begun.folder / "audit" / "demo" / "federation.jsonl"
+    model, candidate = (begun.folder / "runs" / run / "global.safetensors" for run in ("demo", SECOND))
+    tags = begun.folder / ".git" / "refs" / "tags"
+
+    def told(text, times):
+        return lambda: log.read_bytes().count(text) >= times
+
+    def kill_once(done):
+        """Kill the run that has done a step, as soon as it has."""
+        deadline = time.monotonic() + 120
+        while not done():
+            assert time.monotonic() < deadline, served.log()
+            time.sleep(0.01)
+        (run,) = [
+            number
+            for number, command in serving.processes_with(served.mark)
+            if "spawn_main" in command and f"PPid:\t{served.process.pid}\n" in Path(f"/proc/{number}/status").read_text()
+        ]
+        os.kill(run, signal.SIGKILL)
+
+    def states():
+        with served.api() as api:
+            return [run.state_name for run in api.read_flow_runs()]
+
+    served.start_run("often", cohort="demo", manual="security: new seed")
+    kill_once(told(b'"verdict":"yes"', 2))
+    kill_once(lambda: model.is_file() and files.sha256_file(model) == files.sha256_file(candidate))
+    kill_once(told(b'"event":"gate.verdict"', 2))
+    assert answer(begun, "demo-approver") == 0
+    kill_once(ReleasePaths(begun.folder, "demo").journal.is_file)
+    kill_once(told(b'"event":"promote"', 2))
+    kill_once((tags / "model@v1.1.0").is_file)
+    deadline = time.monotonic() + 120
+    while "promoted" not in ends(begun)[2:]:
+        assert time.monotonic() < deadline, served.log()
+        time.sleep(1)
+
+    assert states().count("Crashed") == 6
+    served.end()
+    assert [end for end in ends(begun) if end != "no"] == ["yes", "promoted", "yes", "promoted"]
+    assert [event.why.request for event in begun.events("promote")] == ["v1.0.0", "v1.1.0"]
+    assert len(begun.events("gate.verdict")) == 2
+    assert audit.main(["verify", "--workspace", str(begun.folder)]) == 0
+    assert champion.main(["--workspace", str(begun.folder)]) == 0
+
+
 def order(work, **more):
     order = retraining.Order(work.cohort.relative_to(work.folder), workspace=work.folder, **more)
     assert order.load().roster.name == "demo"
@@ -267,6 +335,11 @@ def test_what_no_commit_names_is_not_trained(begun):
     git(begun.folder, "checkout", "pccp.yaml")
     (begun.folder / "source").write_text(FIRST)
     with pytest.raises(DataError, match=r"commit first .*: source"):
+        retraining.retrain_once(order(begun, manual="security: new seed"))
+    git(begun.folder, "checkout", "source")
+    (begun.folder / "imported").mkdir()
+    (begun.folder / "imported" / "ct-z.dvc").write_text("outs: []\n")
+    with pytest.raises(DataError, match=r"commit first .*: imported/ct-z.dvc"):
         retraining.retrain_once(order(begun, manual="security: new seed"))
 
     assert ends(begun) == ["yes", "promoted"]
@@ -364,3 +437,39 @@ def test_no_answer_is_a_no(begun):
     assert ends(begun)[-1] == "unanswered"
     assert last_run("retrain here").state_name == "Completed", "no answer is no fault"
     assert len(begun.events("promote")) == 1
+    assert answer(begun, "demo-approver") == 1, "it is over"
+    assert begun.events("approve")[2:] == []
+
+
+def test_after_no_answer_the_same_candidate_is_asked_about_again_and_stays_in_its_place(begun, monkeypatch):
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=8)
+
+    assert call(begun, "--manual", "security: new seed") == retraining.WAITS
+    with monkeypatch.context() as patched:
+        patched.setattr(cycle, "datetime", Later)
+        assert call(begun) == retraining.STAYS
+    assert ends(begun)[2:] == ["yes", "unanswered"]
+
+    assert call(begun, "--manual", "security: new seed") == retraining.WAITS
+    hand_out(begun, FIRST)
+    assert call(begun) == retraining.WAITS
+    assert answer(begun, "demo-approver") == 0
+    assert call(begun) == retraining.DONE
+
+    candidate = files.sha256_file(begun.folder / "releases" / "demo" / "v1.1.0" / "global.safetensors")
+    assert begun.events("promote")[-1].subject.after == f"sha256:{candidate}"
+    assert [event.subject.after for event in begun.events("gate.verdict")][1:] == [f"sha256:{candidate}"] * 2
+
+
+def test_dvc_repro_by_hand_writes_the_same_lock_file(begun, tmp_path):
+    by_hand = begun.copy(tmp_path / "by-hand")
+    variables = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=by_hand.folder, env=variables, check=True, capture_output=True)
+    before = (begun.folder / "dvc.lock").read_bytes()
+
+    assert call(begun, "--manual", "security: new seed") == retraining.WAITS
+
+    assert (begun.folder / "dvc.lock").read_bytes() == (by_hand.folder / "dvc.lock").read_bytes() != before

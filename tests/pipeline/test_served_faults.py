@@ -17,7 +17,7 @@ import serving
 import yaml
 from served_graph import ran
 
-from flows import deployments
+from flows import deployments, notices
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENT_SECONDS = deployments.HEARTBEAT_SECONDS + 5
@@ -214,12 +214,16 @@ def heartbeats(api, run_id):
     return api.request("POST", "/events/filter", json={"filter": wanted}).json()["total"]
 
 
-def test_a_run_whose_machine_died_is_called_crashed_and_one_that_ended_is_not(served):
+def test_a_run_whose_machine_died_is_called_crashed_and_told_of_and_one_that_ended_is_not(served, inbox):
     """Last in this module: afterwards nobody serves."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: served.url}):
+        serving.tell_through(inbox[0])
     with served.api() as api:
         (automation,) = api.read_automations_by_name(deployments.ZOMBIES)
         assert automation.trigger.within == timedelta(seconds=deployments.SILENT_SECONDS)
-        api.update_automation(automation.id, deployments.zombies(SILENT_SECONDS))
+        api.update_automation(automation.id, deployments.zombies(SILENT_SECONDS, notices.block_id(api)))
         ended = served.start_run("report", stage="prepare", cohort="demo")
         served.wait_for(ended, "Completed", seconds=60)
         run_id = under_way(served, "slow")
@@ -237,3 +241,7 @@ def test_a_run_whose_machine_died_is_called_crashed_and_one_that_ended_is_not(se
     with served.api() as api:
         history = [state.name for state in api.read_flow_run_states(ended)]
     assert history[-1] == "Completed"
+    deadline = time.monotonic() + 30
+    while not inbox[1] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert inbox[1] == [{"text": f"{run_id}: Crashed", "title": "fedsilo: Crashed"}], "once, and of this run alone"

@@ -1,10 +1,13 @@
 """A retraining as events tell of it: when it is under way, who is asked, and what a no undoes."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from fedsilo.audit.events import Artifact, Decision, Event, Subject, Why
+from fedsilo.audit.state import Candidate
 from tasks import cycle
 
 MODEL, OTHER, CHAMPION = (f"sha256:{digit * 64}" for digit in "123")
@@ -24,7 +27,7 @@ def decided(verdict):
 
 
 def ended(how):
-    return event("retrain.decision", verdict=how, gate=cycle.END)
+    return event("retrain.decision", verdict=how, gate=cycle.RETRAIN_END)
 
 
 def judged(verdict, model=MODEL, *, beside=None):
@@ -97,6 +100,43 @@ def test_the_verdict_is_the_last_on_this_model_in_this_retraining():
 )
 def test_persons_are_asked_about_a_model_that_may_go_into_use_beside_the_one_that_is(verdict, champion, awaited):
     assert cycle.is_awaited(verdict, champion) is awaited
+
+
+class Trail:
+    """What `answer` asks of an open trail, with a candidate that some persons approved."""
+
+    def __init__(self, told, approvers, needed=1):
+        self.told, self.register = told, {name: SimpleNamespace(entry=SimpleNamespace(actor=name)) for name in approvers}
+        candidate = Candidate("pass", approvers=tuple(approvers))
+        self.opened = SimpleNamespace(state=SimpleNamespace(candidates={MODEL: candidate}))
+        self.founding = SimpleNamespace(policy=SimpleNamespace(approvals=needed))
+
+    def events(self, *kinds):
+        return [event for event in self.told if event.kind in kinds]
+
+
+def at(entry, hours_ago, key="ann"):
+    return replace(entry, ts=(datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat(), attached={"key": key})
+
+
+@pytest.mark.parametrize(
+    ("asked", "yes", "needed", "found"),
+    [
+        (1, (), 1, None),  # hours since the verdict; since each yes
+        (1, (0.5,), 1, "approve"),
+        (1, (0.5,), 2, None),
+        (3, (), 1, "nobody"),
+        (3, (2.5,), 1, "approve"),  # in time, whenever somebody looks
+        (3, (0.5,), 1, "nobody"),  # too late
+        (3, (2.5, 0.5), 2, "nobody"),
+    ],
+)
+def test_no_answer_in_time_is_a_no(asked, yes, needed, found):
+    persons = ["ann", "ben"][: len(yes)]
+    given = [at(said("approve"), hours, person) for hours, person in zip(yes, persons, strict=True)]
+    told = log(decided("yes"), at(judged("pass"), asked), *given)
+
+    assert cycle.answer(Trail(told, persons, needed), told[0], MODEL, timedelta(hours=2)) == found
 
 
 def test_a_no_since_the_verdict_stands_whatever_others_say_later():

@@ -44,3 +44,42 @@ def test_what_stays_as_it_is_is_no_fault_of_the_network(monkeypatch, tmp_path, s
     with pytest.raises(FedsiloError) as raised:
         transfers.transfer(tmp_path, "push", ["dvc.yaml"])
     assert type(raised.value) is FedsiloError
+
+
+def passing_after(monkeypatch, fails, said):
+    """Fail so many times, then succeed; give what was asked of dvc and how long was waited."""
+    asked, waited = [], []
+
+    def run_dvc(workspace, *arguments):
+        asked.append(arguments)
+        if len(asked) <= fails:
+            raise FedsiloError(f"dvc push failed with exit code 255: ERROR: {said}")
+        return "2 files pushed\n"
+
+    monkeypatch.setattr(repro, "run_dvc", run_dvc)
+    monkeypatch.setattr(transfers.time, "sleep", waited.append)
+    return asked, waited
+
+
+def test_a_network_that_comes_back_is_met_with_patience(monkeypatch, tmp_path):
+    asked, waited = passing_after(monkeypatch, 2, PASSING[0])
+
+    assert transfers.insist(tmp_path, "push", ["model.dvc"]) == "2 files pushed"
+    assert asked == [("push", "model.dvc")] * 3
+    assert waited == list(transfers.WAITS_SECONDS[:2])
+
+
+def test_patience_has_an_end(monkeypatch, tmp_path):
+    asked, waited = passing_after(monkeypatch, 99, PASSING[0])
+
+    with pytest.raises(UnreachableError):
+        transfers.insist(tmp_path, "push", ["model.dvc"])
+    assert len(asked) == 1 + len(waited) == 1 + len(transfers.WAITS_SECONDS)
+
+
+def test_what_stays_as_it_is_is_not_tried_again(monkeypatch, tmp_path):
+    asked, waited = passing_after(monkeypatch, 99, LASTING[0])
+
+    with pytest.raises(FedsiloError):
+        transfers.insist(tmp_path, "push", ["model.dvc"])
+    assert (len(asked), waited) == (1, [])
