@@ -203,7 +203,7 @@ def test_the_server_keeps_its_runs_in_postgres(said, database):
     assert {state for _, state in found} <= {"COMPLETED", "SCHEDULED"}
 
 
-def test_models_are_at_the_remote_and_patient_data_are_not(said, machine, bucket):
+def test_what_is_of_the_whole_federation_is_at_the_remote_and_nothing_else(said, machine, bucket):
     home = machine[0]
     keys = {entry["Key"] for entry in bucket[1].list_objects_v2(Bucket="fedsilo")["Contents"]}
     lock = yaml.safe_load((home / "fedsilo" / "dvc.lock").read_text())["stages"]
@@ -212,8 +212,9 @@ def test_models_are_at_the_remote_and_patient_data_are_not(said, machine, bucket
     def is_there(path):
         return f"dvc/files/md5/{outs[path][:2]}/{outs[path][2:]}" in keys
 
-    assert is_there("runs/demo/global.safetensors")
-    assert [path for path in outs if path.startswith("data/") and is_there(path)] == []
+    found = {path for path in outs if is_there(path)}
+    plots = {f"reports/demo/report/plots/{name}.csv" for name in ("training", "dice", "routes")}
+    assert found == {f"runs/demo/{name}" for name in ("global.safetensors", "rounds.csv", "federation.json")} | plots
 
 
 def test_settings_are_for_their_owner_and_two_must_approve(said, machine):
