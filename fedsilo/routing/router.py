@@ -52,7 +52,8 @@ class Routed:
         quality: Of the averaged model on the pieces; None without a gate.
         fallback_quality: Of the fallback, on the same.
         kept: Whether ``state`` is used; else the fallback is.
-        passes: Forward passes of one model over the case that all of it costs, the prediction with ``state`` included.
+        passes: Forward passes of one model over the case that all of it costs, the prediction included: one pass with ``state``
+            or with the global model, one an expert if the ensemble predicts.
     """
 
     state: StateDict
@@ -128,7 +129,8 @@ def route(
         quality = _quality(adapted, _mirrored(averaged, seen))
         fallback_quality = _quality(_average(logits[:judged]), _average(mirrored))
     kept = quality is None or fallback_quality is None or quality >= fallback_quality + params.gain
-    return Routed(state, weights, tuple(evidence), quality, fallback_quality, kept, 1 + cost * num_passes)
+    predicting = 1 if kept else judged
+    return Routed(state, weights, tuple(evidence), quality, fallback_quality, kept, predicting + cost * num_passes)
 
 
 def weigh(evidence: Sequence[Evidence], params: RouterParams) -> tuple[float, ...]:

@@ -118,9 +118,18 @@ def test_an_expert_that_knows_the_scanner_is_preferred():
 @pytest.mark.parametrize("fallback", ["global", "ensemble", "none"])
 @pytest.mark.parametrize("budget", [3.0, 6.0])
 def test_it_costs_no_more_than_the_budget(dims, fallback, budget):
-    made = run(dims, fallback=fallback, budget=budget)
+    made = run(dims, fallback=fallback, budget=budget, gain=-1.1)
 
+    assert made.kept
     assert 1 < made.passes <= budget
+
+
+@pytest.mark.parametrize(("fallback", "predicting"), [("global", 1), ("ensemble", 3)])
+def test_a_refused_case_costs_the_prediction_of_the_fallback(fallback, predicting):
+    kept, refused = (run(2, fallback=fallback, gain=gain) for gain in (-1.1, 1.1))
+
+    assert (kept.kept, refused.kept) == (True, False)
+    assert refused.passes - predicting == pytest.approx(kept.passes - 1)
 
 
 def test_experts_see_no_more_slices_than_asked_for():
