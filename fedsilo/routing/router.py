@@ -77,8 +77,9 @@ def route(
     """Weigh experts for a case, average them, and decide whether to use the result.
 
     Each expert sees a few slices, spread evenly: ``params.slices``, or as many as the budget allows; of a volume a block of that
-    share. With D its BatchNorm distance, H its entropy and pi its prior, ``w ~ pi exp(-D / T_D - H / T_H)``, ``T_D`` a share of
-    the median distance; of the priors ``params.prior_global`` is the global model's, the others share the rest. The states are
+    share. One slice, or one block of the divisor's edge, is looked at whatever the budget. With D an expert's BatchNorm
+    distance, H its entropy and pi its prior, ``w ~ pi exp(-D / T_D - H / T_H)``, ``T_D`` a share of the median distance; of the
+    priors ``params.prior_global`` is the global model's, the others share the rest. The states are
     averaged with these weights; the BatchNorm statistics are then mixed with those of the slices, layer by layer, ``rho = n / (n
     + slices)`` of the average's. The quality of a model is the overlap of its organs with those that it sees in the mirrored
     image, times their mean probability: the averaged model is used only if its quality exceeds that of the fallback by
