@@ -56,10 +56,15 @@ class AdaptationParams(Section):
 
 
 class RouterParams(Section):
-    """The forward-only router: weights of the experts from a few slices, one averaged model, and a gate against harm."""
+    """The forward-only router: weights of the experts from a few slices, one averaged model, and a gate against harm.
+
+    ``budget`` says how many slices are looked at, but never fewer than one, in 3D than one block of the network's divisor: a case
+    of few slices can cost more. Where an ensemble predicts instead, its passes beyond the first come on top.
+    """
 
     budget: Annotated[float, Field(gt=1)] = Field(
-        description="forward passes of one model over the case that weights, gate and prediction may cost together"
+        description="forward passes of one model over the case that weights, gate and prediction may cost together, but for the "
+        "slice or block that is always looked at and the ensemble as a fallback"
     )
     slices: Count = Field(description="of a case that every expert sees, at most; fewer if the budget allows no more")
     prior_global: Annotated[float, Field(gt=0, lt=1)] = Field(description="weight of the global model where evidence is equal")

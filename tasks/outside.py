@@ -87,11 +87,8 @@ def evaluate_site(*, site: str, federation: Federation, device: str) -> Path:
         outcomes[row.case].append(outcome)
     scored = [scoring.ScoredCase(row, outcomes[row.case]) for row in panel.rows]
     part = scoring.write_part(federation, "outside", site, scored)
-    names = list(panel.experts)
-    _write_table("routes", _routes(site, notes.adapted, experts=names), part)
-    _write_table("objective", _objective(site, notes.adapted), part)
-    _write_table("router", _router(site, notes.routed, experts=names), part)
-    _write_table("disagreement", _disagreement(site, notes.differing), part)
+    for name, lines in {**notes.lines, "disagreement": _disagreement(site, notes.differing)}.items():
+        _write_table(name, lines, part)
     return part
 
 
@@ -117,10 +114,9 @@ class _Panel:
 
 @dataclass
 class _Notes:
-    """What the methods said beside their predictions."""
+    """What the methods said beside their predictions: lines of tables, and no model, of which each case has several."""
 
-    adapted: list[tuple[str, Adapted]] = field(default_factory=list)
-    routed: list[tuple[str, Routed]] = field(default_factory=list)
+    lines: dict[str, list[Line]] = field(default_factory=lambda: {"routes": [], "objective": [], "router": []})
     differing: list[dict[tuple[str, str], tuple[int, int]]] = field(default_factory=list)
 
 
@@ -189,7 +185,7 @@ def _plain_predictions(panel: _Panel, row: ManifestRow, notes: _Notes) -> Iterat
             geometry=panel.geometry,
             device=panel.predictor.device,
         )
-        notes.routed.append((row.case, made))
+        notes.lines["router"] += _router(panel, row.case, made)
         asked = {"router": made.kept, "router_ungated": True}
         users = [name for name, used in asked.items() if used and name in methods]
         if users:
@@ -229,7 +225,8 @@ def _adapted_predictions(panel: _Panel, name: str, notes: _Notes) -> Iterator[tu
 
     start = _starts(panel, adapted_by)
     for row, made in zip(panel.rows, adaptation.adapt(images, method, start=start, draws=draws), strict=True):
-        notes.adapted.append((name, made))
+        notes.lines["routes"] += _routes(panel, name, made)
+        notes.lines["objective"] += _objective(panel, name, made)
         image = panel.cases[row.case].image
         if made.network is None:
             probs = panel.predictor.predict(image, made.state)
@@ -285,32 +282,29 @@ def _drawn_methods(federation: Federation, site: str) -> tuple[str, ...]:
     return ("global", *(["router"] if "router" in params.methods else list(params.adaptations)[:1]))
 
 
-def _routes(site: str, adapted: Sequence[tuple[str, Adapted]], *, experts: Sequence[str]) -> Iterator[Line]:
-    """Give a line a case, method, layer and expert: before the first step and after the last; nothing where one expert is all."""
-    for method, made in adapted:
-        steps = len(made.objective) - 1
-        for step, routes in {0: made.routes_before, steps: made.routes_after}.items():
-            for layer, route in routes.items():
-                if len(route) == len(experts):
-                    for expert, weight in zip(experts, route.tolist(), strict=True):
-                        yield site, made.name, method, step, layer, expert, round(weight, DECIMALS)
+def _routes(panel: _Panel, method: str, made: Adapted) -> Iterator[Line]:
+    """Give a line a layer and expert: before the first step and after the last; nothing where one expert is all."""
+    steps = len(made.objective) - 1
+    for step, routes in {0: made.routes_before, steps: made.routes_after}.items():
+        for layer, route in routes.items():
+            if len(route) == len(panel.experts):
+                for expert, weight in zip(panel.experts, route.tolist(), strict=True):
+                    yield panel.site, made.name, method, step, layer, expert, round(weight, DECIMALS)
 
 
-def _objective(site: str, adapted: Sequence[tuple[str, Adapted]]) -> Iterator[Line]:
-    """Give a line a case, method and step."""
-    for method, made in adapted:
-        for step, losses in enumerate(made.objective):
-            values = (losses.consistency, losses.shape, losses.entropy, losses.total)
-            yield site, made.name, method, step, *(round(value, DECIMALS) for value in values)
+def _objective(panel: _Panel, method: str, made: Adapted) -> Iterator[Line]:
+    """Give a line a step."""
+    for step, losses in enumerate(made.objective):
+        values = (losses.consistency, losses.shape, losses.entropy, losses.total)
+        yield panel.site, made.name, method, step, *(round(value, DECIMALS) for value in values)
 
 
-def _router(site: str, routed: Sequence[tuple[str, Routed]], *, experts: Sequence[str]) -> Iterator[Line]:
-    """Give a line a case and expert."""
-    for case, made in routed:
-        qualities = [None if value is None else round(value, DECIMALS) for value in (made.quality, made.fallback_quality)]
-        for expert, weight, evidence in zip(experts, made.weights, made.evidence, strict=True):
-            numbers = (round(value, DECIMALS) for value in (weight, evidence.distance, evidence.entropy))
-            yield site, case, expert, *numbers, *qualities, int(made.kept), round(made.passes, DECIMALS)
+def _router(panel: _Panel, case: str, made: Routed) -> Iterator[Line]:
+    """Give a line an expert."""
+    qualities = [None if value is None else round(value, DECIMALS) for value in (made.quality, made.fallback_quality)]
+    for expert, weight, evidence in zip(panel.experts, made.weights, made.evidence, strict=True):
+        numbers = (round(value, DECIMALS) for value in (weight, evidence.distance, evidence.entropy))
+        yield panel.site, case, expert, *numbers, *qualities, int(made.kept), round(made.passes, DECIMALS)
 
 
 def _disagreement(site: str, differing: Sequence[Mapping[tuple[str, str], tuple[int, int]]]) -> Iterator[Line]:

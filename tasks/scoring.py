@@ -47,9 +47,9 @@ class Predictor:
             image,
             spatial_dims=params.network.spatial_dims,
             divisor=network.divisor(params.network),
-            batch_size=turns.VALIDATION_BATCH,
+            batch_size=turns.prediction_batch(params),
             device=self.device,
-            window=params.patch_zyx if params.network.spatial_dims == 3 else None,  # noqa: PLR2004  # volumes
+            window=turns.window_zyx(params),
         )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedsilo.federation.algorithms import Turn
     from fedsilo.federation.records import SiteRecord
     from fedsilo.federation.updates import SiteUpdate
+    from fedsilo.params import FederateParams
     from fedsilo.segmentation.remapper import Remapper
     from fedsilo.segmentation.training import Stretch
     from fedsilo.tensors import StateDict
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 VALIDATION_BATCH = 32
 """Slices in one forward pass of a validation."""
+
+VOLUMES = 3
+"""Axes of the networks that windows slide for."""
 
 
 def site_turn(*, site: str, round_index: int, federation: Federation, asked: Asked | None, device: str) -> Path:
@@ -266,6 +270,17 @@ def validate(model: nn.Module, data: SiteInputs, federation: Federation, device:
         annotated=data.annotated,
         spatial_dims=params.network.spatial_dims,
         divisor=network.divisor(params.network),
-        batch_size=VALIDATION_BATCH,
+        batch_size=prediction_batch(params),
         device=device,
+        window=window_zyx(params),
     )
+
+
+def window_zyx(params: FederateParams) -> tuple[int, int, int] | None:
+    """Give the windows that volumes are predicted in, to choose a round as to score it: training's patches; None in 2D."""
+    return params.patch_zyx if params.network.spatial_dims == VOLUMES else None
+
+
+def prediction_batch(params: FederateParams) -> int:
+    """Say how many slices or windows are predicted at a time: of windows as many as training has in memory."""
+    return params.batch_size if params.network.spatial_dims == VOLUMES else VALIDATION_BATCH

@@ -52,7 +52,8 @@ class Routed:
         quality: Of the averaged model on the pieces; None without a gate.
         fallback_quality: Of the fallback, on the same.
         kept: Whether ``state`` is used; else the fallback is.
-        passes: Forward passes of one model over the case that all of it costs, the prediction with ``state`` included.
+        passes: Forward passes of one model over the case that all of it costs, the prediction included: one pass with ``state``
+            or with the global model, one an expert if the ensemble predicts.
     """
 
     state: StateDict
@@ -76,8 +77,9 @@ def route(
     """Weigh experts for a case, average them, and decide whether to use the result.
 
     Each expert sees a few slices, spread evenly: ``params.slices``, or as many as the budget allows; of a volume a block of that
-    share. With D its BatchNorm distance, H its entropy and pi its prior, ``w ~ pi exp(-D / T_D - H / T_H)``, ``T_D`` a share of
-    the median distance; of the priors ``params.prior_global`` is the global model's, the others share the rest. The states are
+    share. One slice, or one block of the divisor's edge, is looked at whatever the budget. With D an expert's BatchNorm
+    distance, H its entropy and pi its prior, ``w ~ pi exp(-D / T_D - H / T_H)``, ``T_D`` a share of the median distance; of the
+    priors ``params.prior_global`` is the global model's, the others share the rest. The states are
     averaged with these weights; the BatchNorm statistics are then mixed with those of the slices, layer by layer, ``rho = n / (n
     + slices)`` of the average's. The quality of a model is the overlap of its organs with those that it sees in the mirrored
     image, times their mean probability: the averaged model is used only if its quality exceeds that of the fallback by
@@ -128,7 +130,8 @@ def route(
         quality = _quality(adapted, _mirrored(averaged, seen))
         fallback_quality = _quality(_average(logits[:judged]), _average(mirrored))
     kept = quality is None or fallback_quality is None or quality >= fallback_quality + params.gain
-    return Routed(state, weights, tuple(evidence), quality, fallback_quality, kept, 1 + cost * num_passes)
+    predicting = 1 if kept else judged
+    return Routed(state, weights, tuple(evidence), quality, fallback_quality, kept, predicting + cost * num_passes)
 
 
 def weigh(evidence: Sequence[Evidence], params: RouterParams) -> tuple[float, ...]:

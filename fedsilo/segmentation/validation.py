@@ -18,6 +18,7 @@ def mean_dice(
     divisor: int,
     batch_size: int,
     device: str,
+    window: tuple[int, int, int] | None = None,
 ) -> float | None:
     """Average Dice over cases and the annotated organs that a case shows; None if there is nothing to score.
 
@@ -29,14 +30,21 @@ def mean_dice(
         annotated: Values of the organs the site annotates.
         spatial_dims: 2 for a network of slices, 3 for one of volumes.
         divisor: What the network's input edges must be multiples of.
-        batch_size: Slices in one forward pass.
+        batch_size: Slices or windows in one forward pass.
         device: Where to compute.
+        window: Edges (z, y, x) of the windows that larger volumes are predicted in; see `inference.predict_probs`.
     """
     scores: list[float] = []
     for case in cases:
         label = case.label
         probs = inference.predict_probs(
-            network, case.image, spatial_dims=spatial_dims, divisor=divisor, batch_size=batch_size, device=device
+            network,
+            case.image,
+            spatial_dims=spatial_dims,
+            divisor=divisor,
+            batch_size=batch_size,
+            device=device,
+            window=window,
         )
         predicted = probs.argmax(dim=0)
         for organ in annotated:

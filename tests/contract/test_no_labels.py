@@ -2,15 +2,18 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 import re
 
 import pytest
 
-from fedsilo.routing import adaptation, dg_tta, experts, gates, norms, objectives, pieces, router
+from fedsilo import routing
+from fedsilo.routing import adaptation, baselines, dg_tta, router
 
 FORBIDDEN = re.compile(r"label|target|annot(?!ation)|reference|truth|onehot|ground|dice|score|mask|cohort|metrics", re.IGNORECASE)
-MODULES = [adaptation, dg_tta, experts, gates, norms, objectives, pieces, router]
+MODULES = [importlib.import_module(f"{routing.__name__}.{found.name}") for found in pkgutil.iter_modules(routing.__path__)]
 
 
 def names(tree):
@@ -29,6 +32,12 @@ def names(tree):
             for alias in node.names:
                 yield alias.name
                 yield alias.asname or ""
+
+
+def test_every_module_of_the_room_is_read(repository):
+    files = {path.stem for path in (repository / "fedsilo" / "routing").rglob("*.py")} - {"__init__"}
+
+    assert {module.__name__.rpartition(".")[2] for module in MODULES} == files
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -55,6 +64,8 @@ def test_adaptation_takes_images_and_settings_only():
     assert list(inspect.signature(dg_tta.adapt).parameters) == [
         "template", "state", "image", "params", "batch_size", "geometry", "generator", "device",
     ]  # fmt: skip
+    assert list(inspect.signature(baselines.uniform_soup).parameters) == ["states"]
+    assert list(inspect.signature(baselines.ensemble_probs).parameters) == ["probs"]
     assert list(inspect.signature(router.route).parameters) == ["template", "states", "image", "params", "geometry", "device"]
 
 

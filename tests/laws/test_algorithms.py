@@ -10,6 +10,7 @@ from fedsilo import seeds
 from fedsilo.cohort import batches
 from fedsilo.errors import StateMismatchError
 from fedsilo.federation import algorithms, states
+from fedsilo.federation.inside import fold
 from fedsilo.segmentation import apfl, network, norm_statistics, training
 from tests.algorithm_settings import algorithm_params
 from tests.laws.test_training import fresh, params, stretch
@@ -37,13 +38,15 @@ def start():
     return states.snapshot(fresh())
 
 
-def turn(site, name="fedavg", *, server=None, private=None, round_index=0, initial_moments=None, settings=None, **knobs):
+def turn(
+    site, name="fedavg", *, server=None, private=None, round_index=0, epochs=1, initial_moments=None, settings=None, **knobs
+):
     return algorithms.take_turn(
         fresh(),
         server=start() if server is None else server,
         private=private,
         algorithm=algorithm_params(name, **knobs),
-        stretch=stretch(site, round_index=round_index, settings=settings or params(optimizer=optimizer("reset"))),
+        stretch=stretch(site, epochs=epochs, round_index=round_index, settings=settings or params(optimizer=optimizer("reset"))),
         initial_moments=initial_moments,
     )
 
@@ -59,6 +62,23 @@ def shifted(state, by=0.05):
 def distance(one, other):
     """Euclidean, over parameters."""
     return states.norm({name: one[name] - other[name] for name, _ in fresh().named_parameters()})
+
+
+@pytest.mark.parametrize("local_epochs", [1, 3])
+@pytest.mark.parametrize("name", ["ct-a", "mr-a"])
+def test_a_fold_of_momentum_zero_is_the_global_model_fine_tuned(sites, name, local_epochs):
+    """After two rounds of two sites: FedAvg, then ``local_epochs`` more at the site from the same draws, moments started anew."""
+    first = {site: turn(data, epochs=local_epochs).local for site, data in sites.items()}
+    server = states.weighted_average(list(first.values()), [2.0, 2.0], states.roles(fresh()))
+    second = turn(sites[name], server=server, round_index=1, epochs=local_epochs).local
+
+    finetuned = fresh()
+    states.restore(finetuned, server)
+    its = stretch(sites[name], epochs=local_epochs, round_index=1, settings=params(optimizer=optimizer("reset")))
+    training.train(finetuned, its)
+
+    assert states.digest(fold(first[name], second, momentum=0.0)) == states.digest(states.snapshot(finetuned))
+    assert states.digest(fold(first[name], second, momentum=0.1)) != states.digest(states.snapshot(finetuned))
 
 
 def test_fedprox_without_a_pull_is_fedavg(sites):

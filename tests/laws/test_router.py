@@ -118,9 +118,32 @@ def test_an_expert_that_knows_the_scanner_is_preferred():
 @pytest.mark.parametrize("fallback", ["global", "ensemble", "none"])
 @pytest.mark.parametrize("budget", [3.0, 6.0])
 def test_it_costs_no_more_than_the_budget(dims, fallback, budget):
-    made = run(dims, fallback=fallback, budget=budget)
+    made = run(dims, fallback=fallback, budget=budget, gain=-1.1)
 
+    assert made.kept
     assert 1 < made.passes <= budget
+
+
+@pytest.mark.parametrize(("fallback", "predicting"), [("global", 1), ("ensemble", 3)])
+def test_a_refused_case_costs_the_prediction_of_the_fallback(fallback, predicting):
+    kept, refused = (run(2, fallback=fallback, gain=gain) for gain in (-1.1, 1.1))
+
+    assert (kept.kept, refused.kept) == (True, False)
+    assert refused.passes - predicting == pytest.approx(kept.passes - 1)
+
+
+@pytest.mark.parametrize(("geometry", "least"), [(Geometry(2, 4), 1 / 40), (Geometry(3, 8), 1 / 8)], ids=["slice", "block"])
+def test_one_slice_or_block_is_looked_at_whatever_the_budget(geometry, least):
+    dims, tight = geometry.spatial_dims, params(budget=1.001, gain=-1.1)
+
+    made = router.route(network(dims), found_experts(dims), CASE[dims], params=tight, geometry=geometry, device="cpu")
+
+    assert made.passes == pytest.approx(1 + 6 * least)
+    assert made.passes > tight.budget
+
+
+def test_a_case_of_one_slice_costs_a_pass_of_every_expert():
+    assert run(2, case=image(1, 8, 8)).passes == 1 + 6
 
 
 def test_experts_see_no_more_slices_than_asked_for():

@@ -1,16 +1,23 @@
 """Every federated algorithm through the pipeline: what is saved, what resumes, and a site that is left out."""
 
 import csv
+import gc
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
 
 from fedsilo import files
+from fedsilo.cohort import roster
 from fedsilo.evaluation import cases
 from fedsilo.federation import states
+from fedsilo.routing import adaptation, router
 from flows import federate, inside, outside, report
+from tasks import outside as outside_tasks
+from tasks.federation import Federation
+from tasks.paths import RunPaths
 
 SITES = ("ct-a", "ct-b", "mr-a", "mr-b")
 FEW = ("--set", "inside.methods=[global, inside]", "--set", "outside.methods=[global]", "--set", "outside.adaptations={}")
@@ -258,6 +265,31 @@ def test_every_way_of_adapting_through_the_pipeline(prepared, tmp_path):
         rows = list(csv.DictReader(handle))
     assert len(rows) == 6 * 5
     assert all(float(row["passes"]) > 1 for row in rows)
+
+
+def test_no_model_of_a_case_is_kept_once_the_case_is_scored(two_seeds, tmp_path, monkeypatch):
+    made = two_seeds.copy(tmp_path / "run")
+    entry, params = roster.load_run(made.cohort, made.params, ["outside.methods=[global, router]"])
+    adapt, route, born, alive = adaptation.adapt, router.route, [], []
+
+    def watched(result):
+        gc.collect()
+        born.append(weakref.ref(next(iter(result.state.values()))))
+        alive.append(sum(model() is not None for model in born))
+        return result
+
+    monkeypatch.setattr(adaptation, "adapt", lambda *images, **rest: (watched(result) for result in adapt(*images, **rest)))
+    monkeypatch.setattr(router, "route", lambda *states, **rest: watched(route(*states, **rest)))
+
+    part = outside_tasks.evaluate_site(
+        site="mr-c",
+        federation=Federation(entry, params, RunPaths(made.folder, "demo", "demo--s42"), surfaces=False),
+        device="cpu",
+    )
+
+    num_cases = cases.read(part / "cases.csv")["case"].nunique()
+    assert len(born) == num_cases * (1 + len(params.outside.adaptations)) > 2
+    assert max(alive) <= 2, "the one just made, and the one before"
 
 
 @pytest.mark.parametrize("name", ["fedbn", "ditto"])

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from monai.networks.nets import UNet
+from monai.networks.blocks import PatchEmbeddingBlock
+from monai.networks.nets import SwinUNETR, UNet
 from torch import nn
 
 from fedsilo import seeds
@@ -75,6 +76,24 @@ def test_a_transformer_whose_attention_holds_weights_of_its_own():
 
     with pytest.raises(RoutingError, match=r"cannot route 1\.self_attn \(MultiheadAttention\): it holds in_proj_bias"):
         build(network)
+
+
+def test_a_monai_transformer_whose_attention_knows_places():
+    with torch.random.fork_rng():
+        network = SwinUNETR(1, 3, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), spatial_dims=2)
+
+    reason = r"cannot route swinViT\.layers1\.0\.blocks\.0\.attn \(WindowAttention\): it holds relative_position_bias_table"
+    with pytest.raises(RoutingError, match=reason):
+        build(network)
+
+
+def test_a_monai_embedding_of_patches_that_knows_places():
+    """The first part of UNETR and ViT, which themselves need einops."""
+    with torch.random.fork_rng():
+        patches = PatchEmbeddingBlock(1, img_size=8, patch_size=4, hidden_size=4, num_heads=1, proj_type="conv", spatial_dims=2)
+
+    with pytest.raises(RoutingError, match=r"cannot route 0 \(PatchEmbeddingBlock\): it holds position_embeddings"):
+        build(nn.Sequential(patches))
 
 
 def test_a_layer_with_parametrized_weight():
