@@ -27,7 +27,7 @@ from fedsilo import sections
 from fedsilo.errors import ParamsError
 from fedsilo.sections import Section
 from flows import checkpoint, cli, environment, notices, reproduce, retrain, stage
-from tasks import slots
+from tasks import repro, slots
 
 LISTING = Path("prefect.yaml")
 FLOWS: dict[str, Flow[..., Any]] = {
@@ -40,6 +40,8 @@ FLOWS: dict[str, Flow[..., Any]] = {
 
 HEARTBEAT_SECONDS = 30
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS
+PATIENCE_SECONDS = 12 * 3600
+"""How long a run waits for one of another cohort or by hand, of which one at a time works in a folder."""
 ZOMBIES = "fedsilo: crashed without a word"
 ENDS = ("Completed", notices.WAITING, "Failed", "Cancelled", "Crashed", "TimedOut")
 
@@ -151,10 +153,11 @@ def zombies(silent_seconds: int = SILENT_SECONDS, told_by: UUID | None = None) -
 def serve(deployments: Sequence[Deployment]) -> None:
     """Register deployments and run what comes until SIGTERM or Ctrl-C; then their schedules are paused.
 
-    Runs may work in the folders that the deployments name, and in no other.
+    Runs may work in the folders that the deployments name, and in no other; where another run works already they wait.
     """
     folders = {str(deployment.parameters.get("workspace", ".")) for deployment in deployments}
     os.environ[environment.WORKSPACES] = os.pathsep.join(sorted(folders))
+    os.environ.setdefault(repro.PATIENCE, str(PATIENCE_SECONDS))
     runner = Runner(name="fedsilo", heartbeat_seconds=HEARTBEAT_SECONDS)
     for deployment in deployments:
         runner.add_flow(  # not add_deployment, which would load the flow by what the server says

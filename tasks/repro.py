@@ -29,6 +29,8 @@ from tasks.paths import EMBEDDED, RunPaths
 Outcome = Literal["executed", "restored", "skipped"]
 
 LOCK_NAME = ".fedsilo.lock"
+PATIENCE = "FEDSILO_PATIENCE_SECONDS"
+"""Variable with how long a run waits for another that holds the workspace."""
 OUTCOMES: Mapping[Outcome, re.Pattern[str]] = {
     "executed": re.compile(r"^Running (?:callback )?stage '(?P<stage>[^']+)':$"),
     "restored": re.compile(r"^Stage '(?P<stage>[^']+)' is cached - skipping run, checking out outputs$"),
@@ -292,7 +294,7 @@ def parse(line: str) -> StageRecord | None:
 
 @contextlib.contextmanager
 def held_lock(workspace: Path) -> Iterator[None]:
-    """Hold the workspace's lock or refuse.
+    """Hold the workspace's lock; refuse if another run holds it for longer than ``PATIENCE`` says, at once without that variable.
 
     Raises:
         FedsiloError: Another run holds it.
@@ -300,7 +302,7 @@ def held_lock(workspace: Path) -> Iterator[None]:
     """
     lock = FileLock(workspace / LOCK_NAME)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=float(os.environ.get(PATIENCE, "0")), poll_interval=0.5)
     except Timeout as error:
         raise FedsiloError(f"another run holds {workspace / LOCK_NAME}; wait for it or end it") from error
     except OSError as error:

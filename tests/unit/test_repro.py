@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -104,6 +105,18 @@ def test_a_held_workspace_is_refused_and_a_released_one_is_not(make_workspace):
         reproduce(workspace)
 
     assert reproduce(workspace).stages == ()
+
+
+def test_a_run_waits_for_another_as_long_as_it_is_told(tmp_path, monkeypatch):
+    other = FileLock(tmp_path / repro.LOCK_NAME, thread_local=False)
+    other.acquire()
+    ended = threading.Timer(1, other.release)
+    ended.start()
+    monkeypatch.setenv(repro.PATIENCE, "60")
+
+    with repro.held_lock(tmp_path):
+        assert not other.is_locked
+    ended.join()
 
 
 def test_an_interrupted_reproduction_leaves_no_process_behind(make_workspace):
