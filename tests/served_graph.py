@@ -1,5 +1,6 @@
 """A workspace with two small stages a cohort, and a Prefect server and a process that serves deployments of it, for tests."""
 
+import json
 import os
 import shutil
 import signal
@@ -65,6 +66,12 @@ def entry(name, of="report", **changes):
     """Give a deployment that prefect.yaml has, that of the report's stage if no other is named, under another name and changed."""
     (found,) = [deployment for deployment in listing() if deployment["name"] == of]
     return found | {"name": name, **changes}
+
+
+def triggers(cohort):
+    """Give the triggers that prefect.yaml has for the retraining of a cohort."""
+    (listed,) = [deployment for deployment in listing() if deployment["name"] == "liver"]
+    return json.loads(json.dumps(listed["triggers"]).replace("liver", cohort))
 
 
 @dataclass

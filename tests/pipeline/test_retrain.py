@@ -20,7 +20,7 @@ from tiny_run import hashes
 from fedsilo import files
 from fedsilo.errors import DataError, OutputError, ParamsError
 from flows import approve, audit, champion, retrain, retraining
-from tasks import cycle, locks
+from tasks import arrivals, cycle, locks
 from tasks.release_paths import ReleasePaths
 
 FIRST, SECOND = "demo--s42", "demo--s7"
@@ -223,6 +223,7 @@ def served(begun, tmp_path):
         "often",
         of="nightly",
         parameters={"cohort": "demo", "manual": "security: new seed"},
+        triggers=served_graph.triggers("demo"),
         schedules=[{"interval": 8, "timezone": "UTC", "slug": "often"}],
     )
     started = served_graph.start(folder, begun.folder, [often], flow="retrain")
@@ -230,7 +231,22 @@ def served(begun, tmp_path):
     started.end()
 
 
-def test_served_and_killed_between_steps_its_schedule_goes_on_and_promotes_once(begun, served):
+def two_events_at_once(served):
+    """Pause the schedule, let two sites' data arrive, and give how the runs ended that they started."""
+    with served.api() as api:
+        api.pause_deployment(served.deployment("often").id)
+    served.wait("often", lambda runs: all(run.state.is_final() for run in runs))
+    before = {run.id for run in served.runs("often")}
+    for site in ("ct-a", "mr-a"):
+        arrivals.announce.fn(served.url, "demo", site)
+
+    def both(runs):
+        return [run.state.is_final() for run in runs if run.id not in before] == [True, True]
+
+    return sorted(run.state_name for run in served.wait("often", both) if run.id not in before)
+
+
+def test_served_and_killed_between_steps_its_schedule_goes_on_and_promotes_once_and_events_start_one_run(begun, served):
     log = begun.folder / "audit" / "demo" / "federation.jsonl"
     model, candidate = (begun.folder / "runs" / run / "global.safetensors" for run in ("demo", SECOND))
     tags = begun.folder / ".git" / "refs" / "tags"
@@ -276,6 +292,7 @@ def test_served_and_killed_between_steps_its_schedule_goes_on_and_promotes_once(
         time.sleep(1)
 
     assert states().count("Crashed") == 7
+    assert two_events_at_once(served) == ["Cancelled", "Completed"]
     served.end()
     assert ends(begun)[:4] == ["yes", "promoted", "yes", "promoted"]
     assert [event.why.request for event in begun.events("promote")] == ["v1.0.0", "v1.1.0"]

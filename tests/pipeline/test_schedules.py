@@ -1,7 +1,5 @@
 """Against a real server: a schedule and arriving data start runs by themselves, for the right cohort, and one at a time."""
 
-import json
-
 import pytest
 import served_graph
 from served_graph import ran
@@ -28,9 +26,7 @@ def served(tmp_path_factory):
 
 def arriving(cohort):
     """The report's stage of a cohort, with the trigger that prefect.yaml has for the retraining of one."""
-    (listed,) = [deployment for deployment in served_graph.listing() if deployment["name"] == "liver"]
-    triggers = json.loads(json.dumps(listed["triggers"]).replace("liver", cohort))
-    return served_graph.entry(cohort, triggers=triggers, parameters={"stage": "report", "cohort": cohort})
+    return served_graph.entry(cohort, triggers=served_graph.triggers(cohort), parameters={"stage": "report", "cohort": cohort})
 
 
 @pytest.fixture(scope="module")
