@@ -168,8 +168,12 @@ def test_killed_after_every_step_it_goes_on_and_promotes_once(begun, monkeypatch
     assert audit.main(["verify", "--workspace", str(begun.folder)]) == 0
 
 
-def test_a_candidate_that_waits_stays_when_data_come(begun):
+def test_a_candidate_that_waits_stays_when_data_come(begun, capsys):
     assert call(begun, "--manual", "security: new seed") == retraining.WAITS
+    assert call(begun, "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "the gate said pass of sha256:" in told
+    assert "persons: nobody" in told
     asked = files.sha256_file(begun.folder / "runs" / "demo" / "global.safetensors")
     hand_out(begun, FIRST)
 
