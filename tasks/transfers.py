@@ -11,7 +11,7 @@ from fedsilo.errors import FedsiloError
 from tasks import repro
 
 Direction = Literal["push", "pull"]
-LOGGER = logging.getLogger("fedsilo.transfers")
+LOGGER = logging.getLogger(__name__)
 
 WAITS_SECONDS = (5.0, 30.0, 120.0)
 """How long to wait before each new try when the network failed."""

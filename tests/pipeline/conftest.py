@@ -70,11 +70,11 @@ def inbox():
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append(json.loads(body))  # before the answer: who sent it may look for it at once
             refusing[0] -= 1
             self.send_response(500 if refusing[0] >= 0 else 204)
             self.send_header("Content-Length", "0")
             self.end_headers()
-            received.append(json.loads(body))
 
         def log_message(self, *_):
             pass
