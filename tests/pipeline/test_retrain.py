@@ -228,7 +228,7 @@ def served(begun, tmp_path):
         of="nightly",
         parameters={"cohort": "demo", "manual": "security: new seed"},
         triggers=served_graph.triggers("demo"),
-        schedules=[{"interval": 8, "timezone": "UTC", "slug": "often"}],
+        schedules=[{"interval": 5, "timezone": "UTC", "slug": "often"}],
     )
     started = served_graph.start(folder, begun.folder, [often], flow="retrain")
     yield started
